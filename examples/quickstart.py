@@ -1,0 +1,6 @@
+import snakepen
+
+
+@snakepen.handler
+def add(a: int, b: int) -> int:
+    return a + b

@@ -1,0 +1,15 @@
+"""Functions that a Rust program calls through a Snakepen pool.
+
+    import snakepen
+
+    @snakepen.handler
+    def add(a: int, b: int) -> int:
+        return a + b
+"""
+
+from ._handlers import handler
+from ._request import Request, current
+
+__all__ = ["Request", "__version__", "current", "handler"]
+
+__version__ = "0.1.0"

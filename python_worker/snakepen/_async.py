@@ -1,0 +1,53 @@
+"""The event loop that runs `async def` handlers: one per worker, kept between calls."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ._worker import leave_for_good
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from typing import TypeVar
+
+    from ._connection import Connection
+
+    Result = TypeVar("Result")
+
+
+class EventLoop:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._loop = asyncio.new_event_loop()
+        self._loop.add_reader(connection.fileno(), self._readable)
+
+    def run(self, awaitable: Awaitable[Result]) -> Result:
+        """The awaitable's result. Frames are read, and PING answered, while it waits.
+
+        Tasks that a handler leaves behind go on when the next one runs.
+        """
+        return self._loop.run_until_complete(_run(awaitable))
+
+    def _readable(self) -> None:
+        try:
+            self._connection.receive_ready()
+        except BaseException as error:
+            # The loop would only log it, and the handler, which nobody waits for any more, go on.
+            leave_for_good(error, self._connection)
+
+    def close(self) -> None:
+        """Cancels what is left, and lets it and the asynchronous generators come to their end."""
+        loop = self._loop
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+async def _run(awaitable: Awaitable[Result]) -> Result:
+    return await awaitable

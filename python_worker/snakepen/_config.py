@@ -1,0 +1,50 @@
+"""What Rust says about the pool and about one worker."""
+
+from __future__ import annotations
+
+from ._request import Place
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Config:
+    """The pool's settings, from `configure`. Raises KeyError for a missing one."""
+
+    __slots__ = ("expose", "fresh", "handlers", "log_level", "max_frame", "paths", "pool", "preload", "raw")
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self.raw = raw
+        self.pool: str = raw["pool"]
+        self.handlers: dict[str, str] | None = raw["handlers"]
+        self.expose: dict[str, str] = raw["expose"]
+        self.paths: list[str] = raw["paths"]
+        self.preload: list[str] = raw["preload"]
+        self.fresh: bool = raw["fresh"]
+        self.max_frame: int = raw["max_frame"]
+        self.log_level: int = raw["log_level"]
+
+
+class Descriptors:
+    """A worker's own, in the order in which they travel."""
+
+    __slots__ = ("dump", "port", "status", "stderr", "stdout")
+
+    def __init__(self, port: int, stdout: int, stderr: int, dump: int, status: int) -> None:
+        self.port = port
+        self.stdout = stdout
+        self.stderr = stderr
+        self.dump = dump
+        self.status = status
+
+
+class Birth:
+    """All that a worker starts from."""
+
+    __slots__ = ("config", "descriptors", "place")
+
+    def __init__(self, config: Config, place: Place, descriptors: Descriptors) -> None:
+        self.config = config
+        self.place = place
+        self.descriptors = descriptors

@@ -1,0 +1,125 @@
+"""The table of functions that may be called, and how it is filled."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.machinery import SourceFileLoader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar, overload
+
+    Function = TypeVar("Function", bound=Callable[..., Any])
+
+MAX_NAME_BYTES = 255
+
+table: dict[str, Callable[..., Any]] = {}
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def handler(function: Function, /) -> Function: ...
+    @overload
+    def handler(*, name: str | None = None) -> Callable[[Function], Function]: ...
+
+
+def handler(function: Any = None, /, *, name: str | None = None) -> Any:
+    """Lets Rust call this function by its name, or by the one given.
+
+    `@handler` and `@handler(name="x")` return the function unchanged. It may be `async def`.
+    Raises TypeError for what isn't a function, ValueError for a name that another function has.
+    """
+    if name is not None and not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a handler's name is a str, not {type(name).__name__}")
+    if function is None:
+        return lambda function: handler_of(function, name)
+    return handler_of(function, name)
+
+
+def handler_of(function: Any, name: str | None) -> Any:
+    if isinstance(function, type) or not callable(function):
+        what = f"the class {function.__qualname__}" if isinstance(function, type) else f"{function!r:.80}"
+        raise TypeError(f"@snakepen.handler decorates a function, not {what}")
+    if name is None:
+        name = getattr(function, "__name__", None)
+        if not isinstance(name, str):
+            raise TypeError(f"{function!r:.80} has no __name__: use @snakepen.handler(name=...)")
+    register(name, function)
+    return function
+
+
+def register(name: str, function: Callable[..., Any]) -> None:
+    if not 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES or not name.isprintable():
+        raise ValueError(f"a handler's name has 1 to {MAX_NAME_BYTES} bytes of printable text, not {name!r:.80}")
+    taken = table.get(name)
+    # A module that is imported anew (importlib.reload) brings its functions again.
+    if taken is not None and taken is not function and _origin(taken) != _origin(function):
+        raise ValueError(f"two handlers are called {name!r}: {_origin(taken)} and {_origin(function)}")
+    table[name] = function
+
+
+def _origin(function: Any) -> str:
+    module = getattr(function, "__module__", None) or type(function).__module__
+    name = getattr(function, "__qualname__", None) or f"{type(function).__qualname__} object at {id(function):#x}"
+    return f"{module}.{name}"
+
+
+def load(handlers: dict[str, str] | None) -> None:
+    """Imports the module of handlers, given as a file or by its name."""
+    if handlers is None:
+        return
+    if "file" in handlers:
+        load_file(handlers["file"])
+    else:
+        import_module(handlers["module"])
+
+
+def load_file(path: str) -> None:
+    stem = os.path.splitext(os.path.basename(path))[0]
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"the handler file {path} doesn't exist")
+    present = sys.modules.get(stem)
+    if present is not None:
+        origin = getattr(present, "__file__", None)
+        if origin is not None and os.path.exists(origin) and os.path.samefile(origin, path):
+            return
+        raise ImportError(
+            f"handler file {path} would replace the module {stem!r} that is already imported"
+            f"{f' from {origin}' if origin else ''}; rename the file"
+        )
+    if stem in sys.stdlib_module_names:
+        raise ImportError(
+            f"handler file {path} would hide the module {stem!r} of the standard library; rename the file"
+        )
+    # importlib.util re-exports these two, at the price of contextlib and functools.
+    from _frozen_importlib import module_from_spec
+    from _frozen_importlib_external import spec_from_file_location
+
+    spec = spec_from_file_location(stem, path, loader=SourceFileLoader(stem, path))
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} can't be imported as a module")
+    module = module_from_spec(spec)
+    sys.modules[stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(stem, None)
+        raise
+
+
+def expose(names: dict[str, str]) -> None:
+    """Adds functions that the Rust side names: `{"sqrt": "math:sqrt"}`."""
+    for name, target in names.items():
+        module, colon, path = target.partition(":")
+        if not (module and colon and path):
+            raise ValueError(f'{name!r} is exposed as {target!r}, which isn\'t of the form "module:attribute.path"')
+        function: Any = import_module(module)
+        for attribute in path.split("."):
+            function = getattr(function, attribute)
+        if not callable(function):
+            raise TypeError(f"{target!r}, exposed as {name!r}, is {type(function).__name__}, which can't be called")
+        register(name, function)

@@ -1,0 +1,63 @@
+"""What only Linux has."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_PR_SET_PDEATHSIG = 1
+_SYS_PIDFD_OPEN = 434  # the same on every architecture
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(signal: int, parent: int) -> None:
+    """This process gets `signal` when the thread that started it ends; exits if that is past already."""
+    if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal)) != 0:
+        raise _failure("prctl")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def pidfd_open(pid: int) -> int:
+    """A non-inheritable descriptor of a process."""
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(pid)
+    # Interpreters that were built against old kernel headers, such as conda's, lack it.
+    fd: int = _libc.syscall(ctypes.c_long(_SYS_PIDFD_OPEN), ctypes.c_long(pid), ctypes.c_long(0))
+    if fd < 0:
+        raise _failure("pidfd_open")
+    return fd
+
+
+def _failure(call: str) -> OSError:
+    errno = ctypes.get_errno()
+    return OSError(errno, f"{call}: {os.strerror(errno)}")
+
+
+def open_descriptors() -> set[int]:
+    """The numbers of this process's descriptors, without the one that reads them."""
+    listed = [int(name) for name in os.listdir("/proc/self/fd")]
+    return {fd for fd in listed if _is_open(fd)}
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def other_threads() -> list[str]:
+    """The names of this process's threads besides the main one, Python's or not."""
+    names: list[str] = []
+    for task in os.listdir("/proc/self/task"):
+        if int(task) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/self/task/{task}/comm", encoding="utf-8", errors="backslashreplace") as file:
+                names.append(file.read().rstrip("\n"))
+        except OSError:  # it has ended meanwhile
+            continue
+    return names

@@ -1,0 +1,124 @@
+"""The worker's loop: takes calls, runs handlers, answers."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from . import _errors, _handlers, _json, _wire
+from ._request import Request, running
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._async import EventLoop
+    from ._connection import Connection
+    from ._request import Place
+    from ._status import StatusPage
+    from ._wire import Frame
+
+_PLAIN = frozenset((dict, list, str, int, float, bool, type(None), tuple))
+
+
+class Leave(Exception):
+    """The handler has called sys.exit()."""
+
+    def __init__(self, code: Any) -> None:
+        self.code = code
+
+
+class Server:
+    def __init__(self, connection: Connection, page: StatusPage, place: Place) -> None:
+        self._connection = connection
+        self._page = page
+        self._place = place
+        self._handlers = _handlers.table
+        self.event_loop: EventLoop | None = None
+
+    def run(self) -> None:
+        """Serves until Rust asks to leave."""
+        while (call := self._connection.next_call()) is not None:
+            self._serve(call)
+
+    def _serve(self, call: Frame) -> None:
+        function = self._handlers.get(call.name)
+        if function is None:
+            known = sorted(self._handlers)
+            self._refuse(call, b"unknown_handler", {"name": call.name, "known": known})
+            return
+        if call.buffers:
+            self._refuse(call, b"arguments", {"message": "this version of snakepen takes no buffers"})
+            return
+        try:
+            arguments = _json.loads(call.json) if call.json else None
+        except (ValueError, RecursionError) as error:
+            self._refuse(call, b"arguments", {"message": f"{type(error).__name__}: {error}"})
+            return
+        kind, name, json, flags = self._run(function, arguments, call)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()  # what print(end="") has left
+            except Exception:  # the handler has put something of its own there
+                pass
+        self._connection.send(kind, call.id, 0, name, json, flags)
+        self._page.idle()
+
+    def _run(self, function: Any, arguments: Any, call: Frame) -> tuple[int, bytes, bytes, int]:
+        """What to answer: kind, name, JSON, flags."""
+        connection = self._connection
+        request = Request(call.id, call.name, call.arg, self._place)
+        connection.running = request
+        running.set(request)
+        self._page.start(call.id)
+        try:
+            kind = type(arguments)
+            if kind is list:
+                result = function(*arguments)
+            elif kind is dict:
+                result = function(**arguments)
+            elif arguments is None:
+                result = function()
+            else:
+                result = function(arguments)
+            if type(result) not in _PLAIN and hasattr(type(result), "__await__"):
+                result = self._await(result)
+            if connection.abandoned:
+                os._exit(0)
+            json = _json.dumps(result)
+            if len(json) > connection.max_frame:
+                raise _json.Unserialisable(
+                    type(result).__name__,
+                    "$",
+                    f"the result takes {len(json)} bytes as JSON, the pool's largest frame is {connection.max_frame}",
+                )
+            return _wire.RESULT, b"", json, 0
+        except SystemExit as leaving:
+            if connection.abandoned:
+                os._exit(leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None))
+            raise Leave(leaving.code) from None
+        except _json.Unserialisable as error:
+            fault = {"type": _errors.sound(error.type_name), "path": error.path, "message": _errors.sound(error.message)}
+            return _wire.ERROR, b"result", self._encode(b"result", fault), 0
+        except BaseException as error:
+            if connection.abandoned:
+                os._exit(1)
+            # After MemoryError nobody knows what was left half done.
+            flags = _wire.RECYCLE if isinstance(error, MemoryError) else 0
+            return _wire.ERROR, b"exception", self._encode(b"exception", _errors.describe(error)), flags
+        finally:
+            connection.running = None
+            running.set(None)
+
+    def _await(self, awaitable: Any) -> Any:
+        if self.event_loop is None:
+            from ._async import EventLoop
+
+            self.event_loop = EventLoop(self._connection)
+        return self.event_loop.run(awaitable)
+
+    def _refuse(self, call: Frame, status: bytes, fault: dict[str, Any]) -> None:
+        self._connection.send(_wire.ERROR, call.id, 0, status, self._encode(status, fault))
+
+    def _encode(self, status: bytes, fault: dict[str, Any]) -> bytes:
+        return _errors.encode_within(fault, self._connection.max_frame - len(status))

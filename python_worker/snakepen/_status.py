@@ -1,0 +1,34 @@
+"""The page that the worker shares with Rust: what must be known without a message, and after a death."""
+
+from __future__ import annotations
+
+from mmap import mmap
+
+BYTES = 4096
+
+STARTED = 0
+CANCEL = 1
+PHASE = 2
+
+BOOTING = 0
+IDLE = 1
+RUNNING = 2
+EXITING = 3
+
+
+class StatusPage:
+    __slots__ = ("_words",)
+
+    def __init__(self, fd: int) -> None:
+        self._words = memoryview(mmap(fd, BYTES)).cast("Q")
+
+    def start(self, id: int) -> None:
+        """Said before the handler is entered: after a death, Rust knows by it what may have run."""
+        self._words[STARTED] = id
+        self._words[PHASE] = RUNNING
+
+    def idle(self) -> None:
+        self._words[PHASE] = IDLE
+
+    def exiting(self) -> None:
+        self._words[PHASE] = EXITING

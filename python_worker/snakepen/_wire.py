@@ -1,0 +1,262 @@
+"""Wire protocol, version 1: frames to bytes and back. No I/O.
+
+    0  u32 length   bytes of the body after the header
+    4  u8  kind
+    5  u8  flags
+    6  u16 name     bytes of the name at the start of the body
+    8  u64 id
+    16 u64 arg
+
+The body is the name, then JSON. With the flag BUFFERS it is the name, u32 count, u32 bytes of JSON,
+count times u32 bytes of a buffer, JSON, and the buffers, each at a multiple of 8 from the body's start.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERSION = 1
+
+# Rust to Python
+CALL = 1
+CANCEL = 2
+PING = 3
+EXIT = 4
+REPLY = 5
+# Python to Rust
+READY = 65
+FAILED = 66
+RESULT = 67
+ERROR = 68
+PONG = 69
+LOG = 70
+
+TO_PYTHON = frozenset((CALL, CANCEL, PING, EXIT, REPLY))
+TO_RUST = frozenset((READY, FAILED, RESULT, ERROR, PONG, LOG))
+
+BUFFERS = 0x01
+RECYCLE = 0x02
+_RESERVED = 0xFF & ~(BUFFERS | RECYCLE)
+
+_HEADER = Struct("<IBBHQQ")
+_TABLE = Struct("<II")
+_LENGTH = Struct("<I")
+HEADER_BYTES = _HEADER.size
+
+_SPACE = 64 * 1024
+_KEPT = 8 * 1024 * 1024
+
+
+class ProtocolError(Exception):
+    """The other side broke the rules; `key` names the rule. What follows in the stream means nothing."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class Frame:
+    __slots__ = ("arg", "buffers", "flags", "id", "json", "kind", "name")
+
+    def __init__(
+        self,
+        kind: int,
+        flags: int,
+        id: int,
+        arg: int,
+        name: str,
+        json: str | bytes,
+        buffers: Sequence[memoryview] = (),
+    ) -> None:
+        self.kind = kind
+        self.flags = flags
+        self.id = id
+        self.arg = arg
+        self.name = name
+        self.json = json  # bytes only where it isn't UTF-8, which its reader reports
+        self.buffers = buffers
+
+
+def encode(kind: int, id: int, arg: int = 0, name: bytes = b"", json: bytes = b"", flags: int = 0) -> bytes:
+    """A frame in one piece."""
+    return _HEADER.pack(len(name) + len(json), kind, flags, len(name), id, arg) + name + json
+
+
+def encode_head(kind: int, id: int, arg: int, name: bytes, json_bytes: int, flags: int = 0) -> bytes:
+    """A frame without its JSON, which the caller sends right after it: spares a copy of large ones."""
+    return _HEADER.pack(len(name) + json_bytes, kind, flags, len(name), id, arg) + name
+
+
+def encode_with_buffers(
+    kind: int, id: int, arg: int, name: bytes, json: bytes, buffers: Sequence[bytes], flags: int = 0
+) -> bytes:
+    body = bytearray(name)
+    body += _TABLE.pack(len(buffers), len(json))
+    for buffer in buffers:
+        body += _LENGTH.pack(len(buffer))
+    body += json
+    for buffer in buffers:
+        body += bytes(-len(body) % 8) + buffer
+    return _HEADER.pack(len(body), kind, flags | BUFFERS, len(name), id, arg) + body
+
+
+class Decoder:
+    """Frames out of a stream that arrives in any pieces.
+
+    Read into `space()`, say `received(n)`, then take frames from `next()` until it has none.
+    Small frames are parsed where they lie in one reused buffer; a larger one gets a buffer of its own,
+    of which one is kept for the next.
+    """
+
+    __slots__ = ("_buffer", "_end", "_kept", "_kinds", "_limit", "_others", "_start", "_view", "_whole", "_whole_bytes")
+
+    def __init__(self, limit: int, kinds: frozenset[int] = TO_PYTHON) -> None:
+        self._limit = limit
+        self._kinds = kinds
+        self._others = TO_RUST if kinds is TO_PYTHON else TO_PYTHON
+        self._buffer = bytearray(_SPACE)
+        self._view = memoryview(self._buffer)
+        self._start = 0
+        self._end = 0
+        self._whole: memoryview | None = None  # where a large frame is gathered; _end counts in it
+        self._whole_bytes = 0
+        self._kept: memoryview | None = None
+
+    def space(self) -> memoryview:
+        """Where the next bytes go; never empty."""
+        if self._whole is not None:
+            return self._whole[self._end : self._whole_bytes]
+        return self._view[self._end :] if self._end else self._view
+
+    def received(self, count: int) -> None:
+        self._end += count
+
+    def finish(self) -> None:
+        """The stream has ended. Raises if it did so inside a frame."""
+        if self._whole is not None or self._end != self._start:
+            got = self._end if self._whole is not None else self._end - self._start
+            raise ProtocolError("truncated", f"the stream ended {got} bytes into a frame")
+
+    def next(self) -> Frame | None:
+        if self._whole is not None:
+            return self._next_whole(self._whole)
+        start = self._start
+        have = self._end - start
+        if have < HEADER_BYTES:
+            if start:
+                self._move(start, have)
+            return None
+        length, kind, flags, name_bytes, id, arg = _HEADER.unpack_from(self._buffer, start)
+        if kind not in self._kinds or flags & _RESERVED or name_bytes > length or length > self._limit:
+            raise self._refusal(length, kind, flags, name_bytes)
+        body = start + HEADER_BYTES
+        stop = body + length
+        if stop > self._end:
+            self._make_room(start, have, HEADER_BYTES + length)
+            return None
+        if stop == self._end:
+            self._start = self._end = 0
+        else:
+            self._start = stop
+        if flags & BUFFERS:
+            # The place is reused by the next read, a buffer isn't.
+            return _parse_buffers(memoryview(bytes(self._view[body:stop])), kind, flags, id, arg, name_bytes)
+        split = body + name_bytes
+        view = self._view
+        name = _name(view[body:split]) if name_bytes else ""
+        return Frame(kind, flags, id, arg, name, _text(view[split:stop]) if split != stop else "")
+
+    def _next_whole(self, whole: memoryview) -> Frame | None:
+        total = self._whole_bytes
+        if self._end < total:
+            return None
+        _, kind, flags, name_bytes, id, arg = _HEADER.unpack_from(whole, 0)
+        self._whole = None
+        self._start = self._end = 0
+        body = whole[HEADER_BYTES:total]
+        if flags & BUFFERS:
+            return _parse_buffers(body.toreadonly(), kind, flags, id, arg, name_bytes)
+        name = _name(body[:name_bytes])
+        frame = Frame(kind, flags, id, arg, name, _text(body[name_bytes:]))
+        if len(whole) <= _KEPT:
+            self._kept = whole
+        return frame
+
+    def _refusal(self, length: int, kind: int, flags: int, name_bytes: int) -> ProtocolError:
+        if kind in self._others:
+            return ProtocolError("wrong_direction", f"a frame of kind {kind} came the wrong way")
+        if kind not in self._kinds:
+            return ProtocolError("unknown_kind", f"a frame of unknown kind {kind}")
+        if flags & _RESERVED:
+            return ProtocolError("reserved_flag", f"a frame of kind {kind} with the reserved flags {flags:#04x}")
+        if length > self._limit:
+            return ProtocolError("too_large", f"a frame of {length} bytes, the limit is {self._limit}")
+        return ProtocolError("name_too_long", f"a frame of {length} bytes with a name of {name_bytes}")
+
+    def _make_room(self, start: int, have: int, total: int) -> None:
+        """Makes sure that the rest of this frame has space to arrive in."""
+        if total <= _SPACE:
+            if start + total > _SPACE:
+                self._move(start, have)
+            return
+        whole, self._kept = self._kept, None
+        if whole is None or len(whole) < total:
+            # Doubling up to what is kept: frames that grow slowly find their buffer large enough.
+            whole = memoryview(bytearray(max(total, min(_KEPT, 1 << total.bit_length()))))
+        whole[:have] = self._view[start : start + have]
+        self._whole = whole
+        self._whole_bytes = total
+        self._start = 0
+        self._end = have
+
+    def _move(self, start: int, have: int) -> None:
+        self._view[:have] = self._view[start : start + have]
+        self._start = 0
+        self._end = have
+
+
+def _name(view: memoryview) -> str:
+    try:
+        return str(view, "utf-8")
+    except UnicodeDecodeError:
+        raise ProtocolError("name_not_utf8", f"a frame whose name isn't UTF-8: {bytes(view)!r:.80}") from None
+
+
+def _text(view: memoryview) -> str | bytes:
+    try:
+        return str(view, "utf-8")
+    except UnicodeDecodeError:
+        return bytes(view)
+
+
+def _parse_buffers(body: memoryview, kind: int, flags: int, id: int, arg: int, name_bytes: int) -> Frame:
+    def refuse(why: str) -> ProtocolError:
+        return ProtocolError("bad_buffer_table", f"a frame of kind {kind} with {len(body)} bytes of body: {why}")
+
+    table = name_bytes + _TABLE.size
+    if table > len(body):
+        raise refuse("no room for the table of buffers")
+    count, json_bytes = _TABLE.unpack_from(body, name_bytes)
+    json = table + _LENGTH.size * count
+    if json + json_bytes > len(body):
+        raise refuse(f"no room for a table of {count} buffers and {json_bytes} bytes of JSON")
+    position = json + json_bytes
+    buffers: list[memoryview] = []
+    for offset in range(table, json, _LENGTH.size):
+        (length,) = _LENGTH.unpack_from(body, offset)
+        padding = -position % 8
+        if any(body[position : position + padding]):
+            raise refuse(f"the padding at {position} isn't zero")
+        position += padding
+        if position + length > len(body):
+            raise refuse(f"buffer {len(buffers)} of {count}, {length} bytes at {position}, reaches beyond the end")
+        buffers.append(body[position : position + length])
+        position += length
+    if position != len(body):
+        raise refuse(f"{len(body) - position} bytes after the last buffer")
+    name = _name(body[:name_bytes])
+    return Frame(kind, flags, id, arg, name, _text(body[json : json + json_bytes]), buffers)

@@ -1,0 +1,155 @@
+"""A worker process: set-up, and the ways out."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+
+from . import _errors, _handlers, _json, _logging, _startup, _wire
+from ._connection import Connection, PortEnded
+from ._request import Place
+from ._serve import Leave, Server
+from ._status import StatusPage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from ._config import Birth
+
+PROTOCOL_EXIT = 70
+
+_CO_COROUTINE = 0x80
+
+
+def run(birth: Birth, *, fresh: bool = False) -> NoReturn:
+    """Everything after the fork or exec, with nothing but the worker's own descriptors open."""
+    config = birth.config
+    descriptors = birth.descriptors
+    faulthandler.enable(descriptors.dump)
+    page = StatusPage(descriptors.status)
+    os.close(descriptors.status)
+    connection = Connection(descriptors.port, config.max_frame)
+    os.register_at_fork(after_in_child=lambda: _after_fork(connection, descriptors.dump))
+    _logging.install(connection, config.log_level)
+    _startup.replace_main()
+    try:
+        if fresh:
+            _startup.set_up_imports(config)
+            _startup.preload(config.preload)
+        _load(birth)
+    except _startup.StartupError as failure:
+        _fail(connection, failure)
+    server = Server(connection, page, birth.place)
+    if any(_is_async(function) for function in _handlers.table.values()):
+        import asyncio  # noqa: F401  now rather than in the first call
+    page.idle()
+    connection.send(_wire.READY, 0, _wire.VERSION, json=_ready())
+    try:
+        server.run()
+        code: Any = None
+    except Leave as leave:
+        code = leave.code
+    except BaseException as error:
+        leave_for_good(error, connection)
+    _leave(server, connection, page, code)
+
+
+def _load(birth: Birth) -> None:
+    stage = "handlers"
+    try:
+        _handlers.load(birth.config.handlers)
+        stage = "expose"
+        _handlers.expose(birth.config.expose)
+    except BaseException as error:
+        raise _startup.StartupError(stage, None, error) from error
+
+
+def _is_async(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    return bool(getattr(code, "co_flags", 0) & _CO_COROUTINE)
+
+
+def _ready() -> bytes:
+    return _json.dumps(
+        {"python": sys.version.split()[0], "pid": os.getpid(), "handlers": sorted(_handlers.table)}
+    )
+
+
+def _fail(connection: Connection, failure: _startup.StartupError) -> NoReturn:
+    stage = failure.stage.encode()
+    text = _errors.encode_within(_errors.describe(failure.error), connection.max_frame - len(stage))
+    connection.send(_wire.FAILED, 0, 0, stage, text)
+    _flush()
+    connection.flush()
+    os._exit(1)
+
+
+def _after_fork(connection: Connection, dump: int) -> None:
+    """In a process that a handler has forked: nothing that it says may look like the worker's."""
+    connection.abandon()
+    faulthandler.enable(2)
+    try:
+        os.close(dump)
+    except OSError:
+        pass
+
+
+def leave_for_good(error: BaseException, connection: Connection) -> NoReturn:
+    """The port is of no use any more: ends at once, and says why if it isn't just closed."""
+    if connection.abandoned or isinstance(error, PortEnded):
+        _flush()
+        os._exit(0)
+    code = 1
+    text = f"snakepen: the worker's loop ends: {type(error).__name__}: {error}"
+    if isinstance(error, _wire.ProtocolError):
+        code, text = PROTOCOL_EXIT, f"snakepen: protocol error: {error}"
+    elif isinstance(error, OSError):
+        code, text = PROTOCOL_EXIT, f"snakepen: the port's descriptor is gone, did a handler close it? {error}"
+    try:
+        print(text, file=sys.stderr)
+        _flush()
+    finally:
+        os._exit(code)
+
+
+def _leave(server: Server, connection: Connection, page: StatusPage, code: Any) -> NoReturn:
+    """As the interpreter would, without tearing it down."""
+    page.exiting()
+    status = 0
+    try:
+        if isinstance(code, int):
+            status = code & 0xFF
+        elif code is not None:
+            status = 1
+            print(code, file=sys.stderr)
+        if server.event_loop is not None:
+            server.event_loop.close()
+        threading: Any = sys.modules.get("threading")
+        if threading is not None:
+            threading._shutdown()
+        import atexit
+
+        atexit._run_exitfuncs()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _flush()
+        connection.flush()
+        os._exit(status)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+
+
+def main_fresh() -> NoReturn:
+    """A worker in an interpreter of its own, started by the launcher."""
+    from . import _fresh
+
+    run(_fresh.receive(), fresh=True)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import Launcher, Port, until
+
+
+def children() -> list[str]:
+    """Processes that this one has started and not waited for."""
+    found: list[str] = []
+    for task in Path("/proc/self/task").iterdir():
+        found += (task / "children").read_text().split()
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No child process and no descriptor is left by a test."""
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert children() == []
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before, "a descriptor is left")
+
+
+@pytest.fixture
+def launcher(nothing_left: None) -> Iterator[Launcher]:
+    """A launcher that isn't configured yet."""
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture
+def handlers(tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """Writes a handler file; gives the setting that names it."""
+
+    def write(text: str) -> dict[str, str]:
+        path = tmp_path / "user_handlers.py"
+        path.write_text(f"import snakepen\nfrom snakepen import handler\n{text}")
+        return {"file": str(path)}
+
+    return write
+
+
+@pytest.fixture
+def worker(launcher: Launcher, handlers: Callable[[str], dict[str, str]]) -> Callable[[str], Port]:
+    """A ready worker with the given handlers."""
+
+    def start(text: str) -> Port:
+        answer = launcher.configure(handlers=handlers(text))
+        assert answer["op"] == "ready", answer
+        return launcher.worker()
+
+    return start

@@ -1,0 +1,159 @@
+"""Finding the handlers: files, modules, exposed functions, and what may go wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import snakepen
+from harness import Launcher
+from snakepen import _handlers, _wire
+
+Handlers = Callable[[str], dict[str, str]]
+
+
+def fails(launcher: Launcher, **config: Any) -> tuple[str, dict[str, Any]]:
+    assert launcher.configure(**config)["op"] == "ready"
+    port = launcher.spawn()
+    frame = port.receive()
+    assert frame.kind == _wire.FAILED
+    assert port.at_end()
+    assert launcher.hear()["code"] == 1
+    return frame.name, json.loads(frame.json)
+
+
+def test_a_module_and_exposed_functions(launcher: Launcher, tmp_path: Path) -> None:
+    package = tmp_path / "shop"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "orders.py").write_text("import snakepen\n@snakepen.handler(name='count')\ndef f(): return 4\n")
+    launcher.configure(
+        handlers={"module": "shop.orders"}, paths=[str(tmp_path)], expose={"root": "math:sqrt", "join": "os:path.join"}
+    )
+    port = launcher.spawn()
+    ready = port.receive()
+    assert (ready.kind, ready.arg) == (_wire.READY, 1)
+    assert json.loads(ready.json)["handlers"] == ["count", "join", "root"]
+    assert json.loads(ready.json)["pid"] == port.pid
+    assert (port.call("count"), port.call("root", 9), port.call("join", "a", "b")) == (4, 3.0, "a/b")
+
+
+def test_a_missing_file(launcher: Launcher, tmp_path: Path) -> None:
+    stage, error = fails(launcher, handlers={"file": str(tmp_path / "nowhere.py")})
+    assert (stage, error["type"]) == ("handlers", "FileNotFoundError")
+    assert "nowhere.py" in error["message"]
+
+
+def test_a_syntax_error_shows_the_line(launcher: Launcher, handlers: Handlers) -> None:
+    stage, error = fails(launcher, handlers=handlers("def f(:\n"))
+    assert (stage, error["type"]) == ("handlers", "SyntaxError")
+    assert "user_handlers.py" in error["traceback"] and "^" in error["traceback"]
+
+
+def test_an_import_error_has_only_the_users_frames(launcher: Launcher, handlers: Handlers) -> None:
+    _, error = fails(launcher, handlers=handlers("import nowhere_to_be_found\n"))
+    assert error["type"] == "ModuleNotFoundError"
+    assert [line for line in error["traceback"].splitlines() if line.startswith("  File")] == [
+        f'  File "{handlers("")["file"]}", line 3, in <module>'
+    ]
+
+
+@pytest.mark.parametrize("text", ["raise SystemExit(0)", "exit()", "raise KeyboardInterrupt"])
+def test_leaving_while_loading_is_a_failure(launcher: Launcher, handlers: Handlers, text: str) -> None:
+    stage, error = fails(launcher, handlers=handlers(text))
+    assert stage == "handlers" and error["type"] in ("SystemExit", "KeyboardInterrupt")
+
+
+def test_a_name_of_the_standard_library(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "calendar.py").touch()
+    _, error = fails(launcher, handlers={"file": str(tmp_path / "calendar.py")})
+    assert "rename the file" in error["message"]
+
+
+def test_a_name_that_is_taken(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "snakepen.py").touch()
+    _, error = fails(launcher, handlers={"file": str(tmp_path / "snakepen.py")})
+    assert "would replace the module 'snakepen' that is already imported" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "says"),
+    [
+        ("math", "ValueError", "form"),
+        ("math:nope", "AttributeError", "nope"),
+        ("math:pi", "TypeError", "can't be called"),
+        ("nowhere:f", "ModuleNotFoundError", "nowhere"),
+    ],
+)
+def test_what_cant_be_exposed(launcher: Launcher, target: str, kind: str, says: str) -> None:
+    stage, error = fails(launcher, expose={"f": target})
+    assert (stage, error["type"]) == ("expose", kind)
+    assert says in error["message"]
+
+
+def test_a_name_given_twice(launcher: Launcher, handlers: Handlers) -> None:
+    stage, error = fails(launcher, handlers=handlers("@handler\ndef sqrt(): pass"), expose={"sqrt": "math:sqrt"})
+    assert stage == "expose"
+    assert "user_handlers.sqrt" in error["message"] and "math.sqrt" in error["message"]
+
+
+# The decorator, without any worker.
+
+
+@pytest.fixture(autouse=True)
+def own_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_handlers, "table", {})
+
+
+def test_the_decorator_returns_the_function() -> None:
+    def plain() -> int:
+        return 1
+
+    async def later() -> int:
+        return 2
+
+    assert snakepen.handler(plain) is plain
+    assert snakepen.handler(name="x y")(later) is later
+    assert _handlers.table == {"plain": plain, "x y": later}
+
+
+def test_a_reloaded_function_replaces_the_old_one() -> None:
+    def make(value: int) -> Callable[[], int]:
+        @snakepen.handler
+        def same() -> int:
+            return value
+
+        return same
+
+    make(1)
+    assert _handlers.table["same"] is make(2)
+
+
+def test_two_functions_of_one_name() -> None:
+    @snakepen.handler(name="taken")
+    def first() -> None: ...
+
+    with pytest.raises(ValueError, match=r"'taken'.*\.first and .*\.second"):
+
+        @snakepen.handler(name="taken")
+        def second() -> None: ...
+
+
+@pytest.mark.parametrize("wrong", [3, "name", int, object()])
+def test_what_cant_be_decorated(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="decorates a function"):
+        snakepen.handler(wrong)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, "a\nb", "\ud800"])
+def test_bad_names(name: str) -> None:
+    with pytest.raises(ValueError, match="1 to 255 bytes"):
+        snakepen.handler(name=name)(lambda: None)
+
+
+def test_current_outside_of_a_request() -> None:
+    with pytest.raises(RuntimeError, match="outside of a request"):
+        snakepen.current()

@@ -1,0 +1,208 @@
+//! The supervisor of a pool's workers: one for one, each slot with a backoff of its own. It never gives up.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use super::launcher::LauncherMsg;
+use super::pool::PoolMsg;
+use super::spawn_child;
+use super::worker::{Arguments as WorkerArguments, Worker, WorkerFailed, WorkerMsg};
+use crate::backoff::{Backoff, Failure};
+use crate::error::StartError;
+use crate::port::task::PortEnd;
+use crate::shared::Shared;
+
+#[derive(Debug)]
+#[cfg_attr(feature = "cluster", derive(ractor_cluster_derive::RactorMessage))]
+pub(crate) enum WorkerSupervisorMsg {
+    /// Start the worker of this slot.
+    Start(usize),
+    /// Let all workers leave in order, then stop.
+    StopAll { grace: Duration },
+}
+
+pub(crate) struct WorkerSupervisor;
+
+#[derive(Clone)]
+pub(crate) struct Arguments {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) launcher: ActorRef<LauncherMsg>,
+}
+
+pub(crate) struct State {
+    shared: Arc<Shared>,
+    launcher: ActorRef<LauncherMsg>,
+    children: HashMap<ActorId, Child>,
+    backoffs: Vec<Backoff>,
+    stopping: bool,
+}
+
+struct Child {
+    slot: usize,
+    epoch: u64,
+    actor: ActorRef<WorkerMsg>,
+}
+
+impl Actor for WorkerSupervisor {
+    type Msg = WorkerSupervisorMsg;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<WorkerSupervisorMsg>,
+        Arguments { shared, launcher }: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let slots = shared.config.workers;
+        Ok(State {
+            shared,
+            launcher,
+            children: HashMap::new(),
+            backoffs: std::iter::repeat_with(Backoff::default).take(slots).collect(),
+            stopping: false,
+        })
+    }
+
+    async fn post_start(
+        &self,
+        myself: ActorRef<WorkerSupervisorMsg>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        for slot in 0..state.backoffs.len() {
+            state.start(&myself, slot).await;
+        }
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<WorkerSupervisorMsg>,
+        message: WorkerSupervisorMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            WorkerSupervisorMsg::Start(slot) => {
+                if !state.stopping {
+                    state.start(&myself, slot).await;
+                }
+            }
+            WorkerSupervisorMsg::StopAll { grace } => {
+                state.stopping = true;
+                for child in state.children.values() {
+                    let _ = child.actor.send_message(WorkerMsg::Exit { grace });
+                }
+                state.stop_when_empty(&myself);
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<WorkerSupervisorMsg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let (cell, error) = match event {
+            SupervisionEvent::ActorFailed(cell, error) => (cell, Some(error)),
+            SupervisionEvent::ActorTerminated(cell, ..) => (cell, None),
+            _ => return Ok(()),
+        };
+        state.ended(&myself, &cell, error).await;
+        Ok(())
+    }
+}
+
+impl State {
+    async fn start(&mut self, myself: &ActorRef<WorkerSupervisorMsg>, slot: usize) {
+        let epoch = self.shared.board.starting(slot);
+        let name = self.shared.config.worker_name(slot);
+        let arguments = || WorkerArguments {
+            shared: Arc::clone(&self.shared),
+            slot,
+            epoch,
+            launcher: self.launcher.clone(),
+        };
+        match spawn_child(name, &myself.get_cell(), || Worker, arguments).await {
+            Ok((actor, _)) => {
+                let child = Child { slot, epoch, actor: actor.clone() };
+                self.children.insert(actor.get_id(), child);
+            }
+            Err(error) => {
+                tracing::error!(pool = self.shared.config.name, slot, %error, "cannot start a worker's actor");
+                self.start_later(myself, slot, Failure::Start);
+            }
+        }
+    }
+
+    fn start_later(&mut self, myself: &ActorRef<WorkerSupervisorMsg>, slot: usize, failure: Failure) -> Duration {
+        let delay = self.backoffs[slot].next(failure, fastrand::f64());
+        if delay.is_zero() {
+            // This actor's own mailbox is open.
+            let _ = myself.send_message(WorkerSupervisorMsg::Start(slot));
+        } else {
+            myself.send_after(delay, move || WorkerSupervisorMsg::Start(slot));
+        }
+        delay
+    }
+
+    async fn ended(
+        &mut self,
+        myself: &ActorRef<WorkerSupervisorMsg>,
+        cell: &ActorCell,
+        error: Option<ActorProcessingErr>,
+    ) {
+        let Some(Child { slot, epoch, .. }) = self.children.remove(&cell.get_id()) else {
+            return;
+        };
+        if self.stopping {
+            self.stop_when_empty(myself);
+            return;
+        }
+        let pool = &self.shared.config.name;
+        let failed = error.as_ref().and_then(|error| error.downcast_ref::<WorkerFailed>());
+        match failed.map(|WorkerFailed(end)| end) {
+            // The launcher is gone, and with it soon this supervisor.
+            Some(PortEnd::StartFailed(error)) if matches!(**error, StartError::Stopped { .. }) => {
+                self.start_later(myself, slot, Failure::Start);
+            }
+            Some(PortEnd::StartFailed(error)) => {
+                self.shared.board.broken(slot, error);
+                self.shared.startup_failed(error);
+                let message = PoolMsg::Broken { slot, error: Arc::clone(error) };
+                let _ = self.shared.to_pool(message);
+                let delay = self.backoffs[slot].next(Failure::Start, fastrand::f64());
+                tracing::error!(pool, slot, retry_in = ?delay, %error, "a worker did not start");
+                myself.send_after(delay, move || WorkerSupervisorMsg::Start(slot));
+            }
+            Some(PortEnd::Died { uptime, message }) => {
+                let delay = self.backoffs[slot].next(Failure::Death { uptime: *uptime }, fastrand::f64());
+                tracing::warn!(pool, slot, restart_in = ?delay, "{message}");
+                if delay.is_zero() {
+                    self.start(myself, slot).await;
+                } else {
+                    myself.send_after(delay, move || WorkerSupervisorMsg::Start(slot));
+                }
+            }
+            Some(PortEnd::Intended) => self.start(myself, slot).await,
+            None => {
+                // The actor ended: after an intended end of its process, or because somebody killed it, in
+                // which case its port ends the process.
+                let _ = self.shared.to_pool(PoolMsg::Down { slot, epoch });
+                if let Some(error) = error {
+                    tracing::error!(pool, slot, %error, "a worker's actor failed");
+                }
+                self.start(myself, slot).await;
+            }
+        }
+    }
+
+    fn stop_when_empty(&self, myself: &ActorRef<WorkerSupervisorMsg>) {
+        if self.children.is_empty() {
+            myself.stop(None);
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! What is known of a pool's calls and slots, in one place and under one lock, so that the sums always agree.
+//!
+//! It outlives every actor. A restarted pool actor rebuilds its idle and busy sets from it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::config::Config;
+use crate::error::{Error, Stage, StartError};
+use crate::port::Command;
+use crate::stats::{Failures, Quantiles, Stats, WorkerInfo, WorkerState};
+
+/// The longest duration that the histograms tell apart, in µs: an hour.
+const LONGEST: u64 = 3_600_000_000;
+
+/// The way to a worker's port.
+pub(crate) type Link = UnboundedSender<Command>;
+
+/// What a pool actor that takes over needs to know of a slot.
+#[derive(Clone, Debug)]
+pub(crate) struct SlotView {
+    pub(crate) epoch: u64,
+    /// Set while its worker can take calls or is running one.
+    pub(crate) link: Option<Link>,
+    /// The id and the deadline of the call that it holds.
+    pub(crate) running: Option<(u64, Instant)>,
+    /// Why its last start failed, until one succeeds.
+    pub(crate) broken: Option<Arc<StartError>>,
+}
+
+/// A call in the hands of a slot's worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) slot: usize,
+    pub(crate) epoch: u64,
+    pub(crate) id: u64,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome<'a> {
+    Completed,
+    Failed(&'a Error),
+    /// Nobody waits for it any more.
+    Abandoned,
+}
+
+#[derive(Debug)]
+pub(crate) struct Board(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    queued: usize,
+    busy: usize,
+    submitted: u64,
+    completed: u64,
+    failed: Failures,
+    rejected: u64,
+    restarts: u64,
+    queue_time: Histogram<u64>,
+    service_time: Histogram<u64>,
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: WorkerState,
+    epoch: u64,
+    pid: Option<i32>,
+    served: u64,
+    ready: Option<Instant>,
+    last_error: Option<String>,
+    broken: Option<Arc<StartError>>,
+    link: Option<Link>,
+    running: Option<(u64, Instant)>,
+}
+
+impl Board {
+    pub(crate) fn new(slots: usize) -> Self {
+        let slot = || Slot {
+            state: WorkerState::Down,
+            epoch: 0,
+            pid: None,
+            served: 0,
+            ready: None,
+            last_error: None,
+            broken: None,
+            link: None,
+            running: None,
+        };
+        Self(Mutex::new(Inner {
+            queued: 0,
+            busy: 0,
+            submitted: 0,
+            completed: 0,
+            failed: Failures::default(),
+            rejected: 0,
+            restarts: 0,
+            queue_time: histogram(),
+            service_time: histogram(),
+            slots: (0..slots).map(|_| slot()).collect(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every critical section is a few assignments; none can leave the board half-written.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // === Calls; only a ticket changes these, so each call is counted once ===
+
+    /// Admits a call, unless `limit` calls wait already beside one for each slot.
+    pub(crate) fn admit(&self, limit: usize) -> bool {
+        let mut inner = self.lock();
+        if inner.queued + inner.busy >= limit + inner.slots.len() {
+            inner.rejected += 1;
+            return false;
+        }
+        inner.submitted += 1;
+        inner.queued += 1;
+        true
+    }
+
+    /// A queued call was given to the worker of a slot.
+    pub(crate) fn assign(&self, held: Held, deadline: Instant, waited: Duration) {
+        let mut inner = self.lock();
+        inner.queued -= 1;
+        inner.busy += 1;
+        inner.queue_time.saturating_record(micros(waited));
+        let slot = &mut inner.slots[held.slot];
+        if slot.epoch == held.epoch {
+            slot.state = WorkerState::Busy;
+            slot.running = Some((held.id, deadline));
+        }
+    }
+
+    /// A call that was given to a worker goes back to the queue.
+    pub(crate) fn unassign(&self, held: Held, after: WorkerState) {
+        let mut inner = self.lock();
+        inner.busy -= 1;
+        inner.queued += 1;
+        inner.release(held, after);
+    }
+
+    /// A queued call ended without a worker.
+    pub(crate) fn ended_queued(&self, outcome: Outcome<'_>) {
+        let mut inner = self.lock();
+        inner.queued -= 1;
+        inner.count(outcome);
+    }
+
+    /// The call that a worker held ended; `after` is what its slot is then.
+    pub(crate) fn ended_running(
+        &self,
+        held: Held,
+        outcome: Outcome<'_>,
+        took: Duration,
+        after: WorkerState,
+    ) {
+        let mut inner = self.lock();
+        inner.busy -= 1;
+        inner.count(outcome);
+        inner.service_time.saturating_record(micros(took));
+        let slot = &mut inner.slots[held.slot];
+        slot.served += u64::from(slot.epoch == held.epoch);
+        inner.release(held, after);
+    }
+
+    // === Slots; news of an earlier incarnation changes nothing ===
+
+    /// A new incarnation is being started; returns its epoch.
+    pub(crate) fn starting(&self, slot: usize) -> u64 {
+        let mut inner = self.lock();
+        let restart = inner.slots[slot].epoch > 0;
+        inner.restarts += u64::from(restart);
+        let slot = &mut inner.slots[slot];
+        slot.epoch += 1;
+        slot.state = WorkerState::Starting;
+        slot.pid = None;
+        slot.served = 0;
+        slot.ready = None;
+        slot.link = None;
+        slot.running = None;
+        slot.epoch
+    }
+
+    pub(crate) fn spawned(&self, slot: usize, epoch: u64, pid: i32) {
+        self.with(slot, epoch, |slot| slot.pid = Some(pid));
+    }
+
+    /// The worker takes calls from now on. Returns whether now all slots are ready.
+    pub(crate) fn ready(&self, slot: usize, epoch: u64, link: Link) -> bool {
+        self.with(slot, epoch, |slot| {
+            slot.state = WorkerState::Idle;
+            slot.ready = Some(Instant::now());
+            slot.link = Some(link);
+            slot.broken = None;
+        });
+        self.lock().slots.iter().all(|slot| slot.link.is_some())
+    }
+
+    pub(crate) fn is_busy(&self, slot: usize) -> bool {
+        self.lock().slots[slot].running.is_some()
+    }
+
+    /// The worker takes no more calls.
+    pub(crate) fn stopping(&self, slot: usize, epoch: u64) {
+        self.with(slot, epoch, |slot| {
+            if slot.state != WorkerState::Busy {
+                slot.state = WorkerState::Stopping;
+            }
+            slot.link = None;
+        });
+    }
+
+    /// The worker's process is gone; returns how long it had been ready.
+    pub(crate) fn down(&self, slot: usize, epoch: u64, reason: Option<String>) -> Option<Duration> {
+        let mut uptime = None;
+        self.with(slot, epoch, |slot| {
+            if slot.state != WorkerState::Busy {
+                slot.state = WorkerState::Down;
+            }
+            slot.pid = None;
+            slot.link = None;
+            uptime = slot.ready.map(|ready| ready.elapsed());
+            slot.last_error = reason.or(slot.last_error.take());
+        });
+        uptime
+    }
+
+    /// The slot's worker cannot be started.
+    pub(crate) fn broken(&self, slot: usize, error: &Arc<StartError>) {
+        let slot = &mut self.lock().slots[slot];
+        slot.last_error = Some(error.to_string());
+        slot.broken = Some(Arc::clone(error));
+    }
+
+    /// No worker can be started.
+    pub(crate) fn all_broken(&self, error: &Arc<StartError>) {
+        for slot in &mut self.lock().slots {
+            slot.last_error = Some(error.to_string());
+            slot.broken = Some(Arc::clone(error));
+        }
+    }
+
+    // === Views ===
+
+    pub(crate) fn slots(&self) -> Vec<SlotView> {
+        let view = |slot: &Slot| SlotView {
+            epoch: slot.epoch,
+            link: slot.link.clone(),
+            running: slot.running,
+            broken: slot.broken.clone(),
+        };
+        self.lock().slots.iter().map(view).collect()
+    }
+
+    /// Why no worker at all can be started, if that is so.
+    pub(crate) fn why_all_broken(&self) -> Option<Arc<StartError>> {
+        let inner = self.lock();
+        if inner.slots.iter().all(|slot| slot.broken.is_some()) {
+            inner.slots.iter().find_map(|slot| slot.broken.clone())
+        } else {
+            None
+        }
+    }
+
+    /// The process of an incarnation, while it lives.
+    pub(crate) fn pid(&self, slot: usize, epoch: u64) -> Option<i32> {
+        let inner = self.lock();
+        inner.slots[slot].pid.filter(|_| inner.slots[slot].epoch == epoch)
+    }
+
+    /// The way to the worker that holds call `id`.
+    pub(crate) fn link_of(&self, id: u64) -> Option<Link> {
+        let inner = self.lock();
+        let holds = |slot: &&Slot| slot.running.is_some_and(|(running, _)| running == id);
+        inner.slots.iter().find(holds)?.link.clone()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let inner = self.lock();
+        let ready = |slot: &&Slot| matches!(slot.state, WorkerState::Idle | WorkerState::Busy);
+        Stats {
+            size: inner.slots.len(),
+            ready: inner.slots.iter().filter(ready).count(),
+            busy: inner.busy,
+            queued: inner.queued,
+            submitted: inner.submitted,
+            completed: inner.completed,
+            failed: inner.failed,
+            rejected: inner.rejected,
+            restarts: inner.restarts,
+            queue_time: quantiles(&inner.queue_time),
+            service_time: quantiles(&inner.service_time),
+        }
+    }
+
+    pub(crate) fn workers(&self, config: &Config) -> Vec<WorkerInfo> {
+        let inner = self.lock();
+        let info = |(number, slot): (usize, &Slot)| WorkerInfo {
+            slot: number,
+            name: config.worker_name(number),
+            pid: slot.pid,
+            state: slot.state,
+            epoch: slot.epoch,
+            served: slot.served,
+            age: slot.ready.map_or(Duration::ZERO, |ready| ready.elapsed()),
+            last_error: slot.last_error.clone(),
+        };
+        inner.slots.iter().enumerate().map(info).collect()
+    }
+
+    fn with(&self, slot: usize, epoch: u64, change: impl FnOnce(&mut Slot)) {
+        let slot = &mut self.lock().slots[slot];
+        if slot.epoch == epoch {
+            change(slot);
+        }
+    }
+}
+
+impl Inner {
+    /// The slot no longer holds call `id`.
+    fn release(&mut self, held: Held, after: WorkerState) {
+        let slot = &mut self.slots[held.slot];
+        if slot.epoch != held.epoch {
+            return;
+        }
+        if slot.running.is_some_and(|(running, _)| running == held.id) {
+            slot.running = None;
+            // A slot that is going down already stays on its way.
+            slot.state = match (slot.link.is_some(), slot.pid.is_some()) {
+                (true, _) => after,
+                (false, true) => WorkerState::Stopping,
+                (false, false) => WorkerState::Down,
+            };
+        }
+    }
+
+    fn count(&mut self, outcome: Outcome<'_>) {
+        let failed = &mut self.failed;
+        let error = match outcome {
+            Outcome::Completed => {
+                self.completed += 1;
+                return;
+            }
+            Outcome::Abandoned => {
+                failed.abandoned += 1;
+                return;
+            }
+            Outcome::Failed(error) => error,
+        };
+        *match error {
+            Error::Python { .. } => &mut failed.exception,
+            Error::UnknownHandler { .. } => &mut failed.unknown_handler,
+            Error::Timeout { stage: Stage::Queue, .. } => &mut failed.timeout_queued,
+            Error::Timeout { stage: Stage::Run, .. } => &mut failed.timeout_running,
+            Error::WorkerDied(_) => &mut failed.worker_died,
+            Error::Start(_) => &mut failed.start,
+            Error::Closed { .. } => &mut failed.closed,
+            Error::Restarted { .. } => &mut failed.restarted,
+            // What is left is about the answer itself; the others never reach an admitted call.
+            _ => &mut failed.bad_result,
+        } += 1;
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    // Two significant digits are what `Quantiles` promises. Bounds that are constants cannot be refused.
+    #[allow(clippy::expect_used)]
+    Histogram::new_with_bounds(1, LONGEST, 2).expect("valid bounds")
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn quantiles(histogram: &Histogram<u64>) -> Quantiles {
+    let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile));
+    Quantiles {
+        p50: at(0.5),
+        p90: at(0.9),
+        p99: at(0.99),
+        max: Duration::from_micros(histogram.max()),
+    }
+}

@@ -1,0 +1,180 @@
+//! One call, from the caller's side: encode, admit, send, wait, decode.
+
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::actors::pool::PoolMsg;
+use crate::error::Error;
+use crate::pool::Anchor;
+use crate::port::Command;
+use crate::request::{Request, Ticket};
+use crate::shared::{PoolCell, Shared};
+use crate::stats::WorkerState;
+use crate::sys;
+use crate::wire::{FrameBuilder, Kind, json};
+
+/// A call that is not made yet: await it. Made by [`Pool::call`](crate::Pool::call) and
+/// [`WorkerHandle::call`](crate::WorkerHandle::call).
+///
+/// Its future is `Send` and may be dropped at any point: a call that is queued then never runs, and one that runs
+/// is given up, its worker replaced.
+#[must_use = "a call is made when it is awaited"]
+#[derive(Debug)]
+pub struct Call<R> {
+    anchor: Arc<Anchor>,
+    slot: Option<usize>,
+    frame: Result<FrameBuilder, Error>,
+    timeout: Duration,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R> Call<R> {
+    pub(crate) fn new(
+        anchor: Arc<Anchor>,
+        slot: Option<usize>,
+        handler: &str,
+        args: &impl Serialize,
+    ) -> Self {
+        Self {
+            frame: encode(handler, args),
+            timeout: anchor.shared.config.limits.call_timeout,
+            anchor,
+            slot,
+            result: PhantomData,
+        }
+    }
+
+    /// The time that the call has, from when it is awaited until its answer. Default: the pool's
+    /// [`call_timeout`](crate::Builder::call_timeout).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+impl<R: DeserializeOwned> IntoFuture for Call<R> {
+    type Output = Result<R, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { anchor, slot, frame, timeout, .. } = self;
+        Box::pin(async move {
+            let frame = frame?;
+            let handler = frame.name().to_owned();
+            let json = make(&anchor, slot, frame, timeout).await?;
+            serde_json::from_slice(&json).map_err(|error| Error::Decode {
+                handler,
+                message: error.to_string(),
+            })
+        })
+    }
+}
+
+fn encode(handler: &str, args: &impl Serialize) -> Result<FrameBuilder, Error> {
+    if u16::try_from(handler.len()).is_err() {
+        return Err(Error::Encode {
+            handler: format!("{}…", handler.chars().take(40).collect::<String>()),
+            message: format!("the handler's name takes {} bytes, at most 65535 fit", handler.len()),
+        });
+    }
+    let mut frame = FrameBuilder::new(Kind::Call, handler);
+    json::to_writer(frame.json(), args).map_err(|error| Error::Encode {
+        handler: handler.to_owned(),
+        message: error.to_string(),
+    })?;
+    Ok(frame)
+}
+
+async fn make(
+    anchor: &Anchor,
+    slot: Option<usize>,
+    frame: FrameBuilder,
+    timeout: Duration,
+) -> Result<bytes::Bytes, Error> {
+    let shared = &anchor.shared;
+    let limit = shared.config.limits.max_frame;
+    let id = shared.next_id();
+    let handler = frame.name().to_owned();
+    let frame = frame
+        .finish(id, sys::monotonic_ns_after(timeout), limit)
+        .map_err(|size| Error::TooLarge { handler, size, limit })?;
+    if shared.is_closed() {
+        return Err(Error::Closed { pool: shared.config.name.clone() });
+    }
+    let (ticket, answer) = Ticket::admit(shared, id, Instant::now(), timeout)?;
+    let guard = AbandonOnDrop { shared, id, armed: true };
+    let request = Request::new(frame, slot, ticket);
+    if let Err(request) = submit(shared, request) {
+        submit_later(anchor, request).await;
+    }
+    let answer = answer.await;
+    guard.disarm();
+    // A ticket answers before it is dropped; there is no other way for it to go.
+    answer.unwrap_or_else(|_| Err(Error::Closed { pool: shared.config.name.clone() }))
+}
+
+/// Hands a request to the pool's actor; gives it back while there is none.
+fn submit(shared: &Shared, request: Request) -> Result<(), Request> {
+    match shared.to_pool(PoolMsg::Submit(request)) {
+        Ok(()) => Ok(()),
+        Err(PoolMsg::Submit(request)) => Err(request),
+        Err(_) => unreachable!("a message comes back as it was"),
+    }
+}
+
+/// Waits for the pool's actor to be restarted, for as long as the call has. The request is answered if it doesn't
+/// come to that.
+async fn submit_later(anchor: &Anchor, mut request: Request) {
+    let shared = &anchor.shared;
+    let mut cell = shared.cell.subscribe();
+    let deadline = tokio::time::Instant::from_std(request.ticket.deadline);
+    loop {
+        let error = match &*cell.borrow_and_update() {
+            PoolCell::Closed => Some(Error::Closed { pool: shared.config.name.clone() }),
+            _ if anchor.is_dead() => Some(Error::Closed { pool: shared.config.name.clone() }),
+            _ => shared.board.why_all_broken().map(Error::Start),
+        };
+        if let Some(error) = error {
+            request.ticket.answer(Err(error), WorkerState::Down);
+            return;
+        }
+        request = match submit(shared, request) {
+            Ok(()) => return,
+            Err(request) => request,
+        };
+        if tokio::time::timeout_at(deadline, cell.changed()).await.is_err() {
+            request.time_out(Instant::now(), WorkerState::Down);
+            return;
+        }
+    }
+}
+
+/// Tells whoever has the call that its caller went away.
+struct AbandonOnDrop<'a> {
+    shared: &'a Shared,
+    id: u64,
+    armed: bool,
+}
+
+impl AbandonOnDrop<'_> {
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for AbandonOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.armed && self.shared.to_pool(PoolMsg::Abandon(self.id)).is_err() {
+            // No pool actor, so no queue; but a worker may have it.
+            if let Some(link) = self.shared.board.link_of(self.id) {
+                let _ = link.send(Command::Abandon(self.id));
+            }
+        }
+    }
+}

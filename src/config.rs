@@ -1,0 +1,384 @@
+//! A pool's options: the builder that a user fills, and the checked form that the actors read.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::error::{Error, StartError};
+use crate::interpreter::{self, Interpreter};
+use crate::pool::Pool;
+
+/// Variables that set the number of threads of BLAS and OpenMP libraries: 1 per worker unless set otherwise.
+const THREAD_VARIABLES: [&str; 5] = [
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+];
+
+/// The most workers that a pool can have.
+const MAX_WORKERS: usize = 4096;
+
+/// The options of a pool, made by [`Pool::builder`] and started by [`Builder::start`].
+///
+/// Every option has a default but the handlers; each method says what happens when its limit is reached.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it is started"]
+pub struct Builder {
+    name: String,
+    handlers: Option<String>,
+    expose: BTreeMap<String, String>,
+    workers: Option<usize>,
+    python: Option<PathBuf>,
+    env: BTreeMap<OsString, OsString>,
+    working_dir: Option<PathBuf>,
+    paths: Vec<PathBuf>,
+    preload: Vec<String>,
+    fresh_interpreter: bool,
+    limits: Limits,
+}
+
+/// The numbers among the options.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) queue: usize,
+    pub(crate) call_timeout: Duration,
+    pub(crate) startup_timeout: Duration,
+    pub(crate) shutdown_grace: Duration,
+    pub(crate) health_interval: Duration,
+    pub(crate) health_timeout: Duration,
+    pub(crate) max_frame: usize,
+}
+
+impl Builder {
+    pub(crate) fn new(name: String) -> Self {
+        Self {
+            name,
+            handlers: None,
+            expose: BTreeMap::new(),
+            workers: None,
+            python: None,
+            env: BTreeMap::new(),
+            working_dir: None,
+            paths: Vec::new(),
+            preload: Vec::new(),
+            fresh_interpreter: false,
+            limits: Limits {
+                queue: 1024,
+                call_timeout: Duration::from_secs(60),
+                startup_timeout: Duration::from_secs(30),
+                shutdown_grace: Duration::from_secs(30),
+                health_interval: Duration::from_secs(30),
+                health_timeout: Duration::from_secs(5),
+                max_frame: 256 << 20,
+            },
+        }
+    }
+
+    /// Where the handlers are: a file (anything with a `/`, or that ends in `.py`), or the name of an importable
+    /// module. A relative path counts from the host's working directory.
+    ///
+    /// A file's directory goes first on `sys.path`, and its module is named by the file's stem. Required, unless
+    /// functions are [exposed](Builder::expose). A file that is missing, or that fails to load, fails
+    /// [`Builder::start`] with the traceback.
+    pub fn handlers(mut self, file_or_module: impl Into<String>) -> Self {
+        self.handlers = Some(file_or_module.into());
+        self
+    }
+
+    /// Lets callers call the Python function at `target` (`module:attribute`) by `name`, without a decorator:
+    /// `.expose("sqrt", "math:sqrt")`. A target that cannot be found fails [`Builder::start`].
+    pub fn expose(mut self, name: impl Into<String>, target: impl Into<String>) -> Self {
+        self.expose.insert(name.into(), target.into());
+        self
+    }
+
+    /// The number of worker processes, from 1 to 4096. Default: the number of cores that the host may use.
+    ///
+    /// It is the number of calls that run at once; more wait in the [queue](Builder::queue_limit).
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// The Python interpreter: a path, or a name looked up on `PATH`. CPython 3.10 or later.
+    ///
+    /// Default: the first of `SNAKEPEN_PYTHON`, `$VIRTUAL_ENV/bin/python`, `.venv/bin/python` in the working
+    /// directory, and `python3` on `PATH`. One that is missing or too old fails [`Builder::start`].
+    pub fn python(mut self, interpreter: impl Into<PathBuf>) -> Self {
+        self.python = Some(interpreter.into());
+        self
+    }
+
+    /// Sets an environment variable of the workers; may be called many times. Default: the host's environment,
+    /// with BLAS and OpenMP set to one thread per worker where it does not say otherwise.
+    ///
+    /// Of Python's own variables only `PYTHONPATH`, `PYTHONDONTWRITEBYTECODE` and `PYTHONNOUSERSITE` change what
+    /// a worker does; the others stay in `os.environ` for processes that a handler starts.
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.insert(key.into(), value.into());
+        self
+    }
+
+    /// The working directory of the workers. Default: the host's. One that is missing fails [`Builder::start`].
+    pub fn working_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.working_dir = Some(directory.into());
+        self
+    }
+
+    /// Adds a directory to the front of `sys.path`, after the handler file's own and those added before it; may
+    /// be called many times. A relative path counts from the host's working directory. Default: none.
+    pub fn path(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.paths.push(directory.into());
+        self
+    }
+
+    /// Modules that the launcher imports once, before it forks the workers: all workers, and every
+    /// replacement, then share that import and its memory. Default: none.
+    ///
+    /// A module that fails to import fails [`Builder::start`] with the traceback. A module that starts threads
+    /// cannot be forked safely: that is reported, and every worker becomes a
+    /// [fresh interpreter](Builder::fresh_interpreter).
+    pub fn preload<S: Into<String>>(mut self, modules: impl IntoIterator<Item = S>) -> Self {
+        self.preload.extend(modules.into_iter().map(Into::into));
+        self
+    }
+
+    /// Starts every worker as a new interpreter instead of forking it, for code that must not be forked; each
+    /// then pays for its own start and its own imports. Default: `false`.
+    pub fn fresh_interpreter(mut self, fresh: bool) -> Self {
+        self.fresh_interpreter = fresh;
+        self
+    }
+
+    /// The most calls that wait while every worker is busy. Default: 1024.
+    ///
+    /// At the limit a call fails at once with [`Error::Saturated`], before anything is sent.
+    pub fn queue_limit(mut self, calls: usize) -> Self {
+        self.limits.queue = calls;
+        self
+    }
+
+    /// The time that a call has, from the moment it is made until its answer, unless it says otherwise.
+    /// Default: 60 s.
+    ///
+    /// A call that is still queued then never runs; one that runs is given up, and its worker replaced. Either
+    /// way the caller gets [`Error::Timeout`] at that moment.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.call_timeout = timeout;
+        self
+    }
+
+    /// The time that the launcher has to become ready, preloading included, and after it each worker, its
+    /// handler file included. Default: 30 s. After it the start has failed, with the stage named.
+    pub fn startup_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.startup_timeout = timeout;
+        self
+    }
+
+    /// The time that running and queued calls, and after them the workers' `atexit` handlers, have when the pool
+    /// is shut down. Default: 30 s. What is left then is ended, its callers get [`Error::Closed`] or
+    /// [`Error::WorkerDied`].
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.limits.shutdown_grace = grace;
+        self
+    }
+
+    /// How often an idle worker, and the launcher, are pinged. Default: 30 s.
+    pub fn health_interval(mut self, interval: Duration) -> Self {
+        self.limits.health_interval = interval;
+        self
+    }
+
+    /// The time that a pinged worker has to answer. Default: 5 s. One that doesn't is killed and replaced.
+    pub fn health_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.health_timeout = timeout;
+        self
+    }
+
+    /// The largest frame: the most bytes that the arguments or the result of one call take. Default: 256 MiB,
+    /// at most 4 GiB − 1.
+    ///
+    /// Larger arguments fail the call with [`Error::TooLarge`] before anything is sent; a larger result with
+    /// [`Error::BadResult`].
+    pub fn max_frame(mut self, bytes: usize) -> Self {
+        self.limits.max_frame = bytes;
+        self
+    }
+
+    /// Starts the pool; returns when all its workers are ready, or with the reason why they are not. In the
+    /// latter case no process is left.
+    ///
+    /// Must be called on a tokio runtime with I/O and time enabled; the pool lives on that runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for an option that cannot work, [`Error::NameTaken`] if the pool's name is in use, and
+    /// [`Error::Start`] with the interpreter's or Python's own words for everything that fails while starting.
+    pub async fn start(self) -> Result<Pool, Error> {
+        Pool::start(self.check()?).await
+    }
+
+    fn check(self) -> Result<Config, Error> {
+        let reject = |option, message: &str| {
+            Err(Error::Config {
+                option,
+                message: message.to_owned(),
+            })
+        };
+        if self.name.is_empty() || self.name.contains('/') {
+            return reject("builder", "a pool's name is not empty and has no `/`, which parts it from its workers'");
+        }
+        let workers = match self.workers {
+            Some(workers) => workers,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        if !(1..=MAX_WORKERS).contains(&workers) {
+            return reject("workers", "a pool has 1 to 4096 workers");
+        }
+        if self.limits.max_frame < 1024 || u32::try_from(self.limits.max_frame).is_err() {
+            return reject("max_frame", "a frame's limit is from 1 KiB to 4 GiB - 1");
+        }
+        for (option, time) in [
+            ("call_timeout", self.limits.call_timeout),
+            ("startup_timeout", self.limits.startup_timeout),
+            ("health_interval", self.limits.health_interval),
+            ("health_timeout", self.limits.health_timeout),
+        ] {
+            if time.is_zero() {
+                return reject(option, "must be longer than nothing");
+            }
+        }
+        if self.handlers.is_none() && self.expose.is_empty() {
+            return reject("handlers", "name a Python file or module, or expose functions");
+        }
+        for (name, target) in &self.expose {
+            if name.is_empty() || !target.split_once(':').is_some_and(|(m, a)| !m.is_empty() && !a.is_empty()) {
+                return Err(Error::Config {
+                    option: "expose",
+                    message: format!("`{target}` (as `{name}`) is not of the form `module:function`"),
+                });
+            }
+        }
+        if self.preload.iter().any(String::is_empty) {
+            return reject("preload", "a module's name is not empty");
+        }
+        let working_dir = self.working_dir.map(absolute).transpose()?;
+        if let Some(directory) = &working_dir
+            && !directory.is_dir()
+        {
+            return Err(Error::Config {
+                option: "working_dir",
+                message: format!("there is no directory {}", directory.display()),
+            });
+        }
+        let handlers = self.handlers.map(Handlers::parse).transpose()?;
+        let paths = self.paths.into_iter().map(absolute).collect::<Result<Vec<_>, _>>()?;
+        let interpreter = interpreter::resolve(self.python, working_dir.as_deref())?;
+        let mut env = self.env;
+        for variable in THREAD_VARIABLES {
+            if std::env::var_os(variable).is_none() {
+                env.entry(variable.into()).or_insert_with(|| "1".into());
+            }
+        }
+        Ok(Config {
+            name: self.name,
+            handlers,
+            expose: self.expose,
+            workers,
+            interpreter,
+            env,
+            working_dir,
+            paths,
+            preload: self.preload,
+            fresh_interpreter: self.fresh_interpreter,
+            limits: self.limits,
+        })
+    }
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
+    std::path::absolute(&path).map_err(|error| Error::Config {
+        option: "path",
+        message: format!("{}: {error}", path.display()),
+    })
+}
+
+/// Where the decorated handlers are.
+#[derive(Clone, Debug)]
+pub(crate) enum Handlers {
+    File(PathBuf),
+    Module(String),
+}
+
+impl Handlers {
+    fn parse(text: String) -> Result<Self, Error> {
+        let is_file = text.contains('/') || Path::new(&text).extension().is_some_and(|e| e == "py");
+        if !is_file {
+            return Ok(Handlers::Module(text));
+        }
+        let path = absolute(text.into())?;
+        if !path.is_file() {
+            return Err(Error::Config {
+                option: "handlers",
+                message: format!("there is no file {}", path.display()),
+            });
+        }
+        Ok(Handlers::File(path))
+    }
+}
+
+/// Checked options.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) name: String,
+    handlers: Option<Handlers>,
+    expose: BTreeMap<String, String>,
+    pub(crate) workers: usize,
+    pub(crate) interpreter: Interpreter,
+    pub(crate) env: BTreeMap<OsString, OsString>,
+    pub(crate) working_dir: Option<PathBuf>,
+    paths: Vec<PathBuf>,
+    preload: Vec<String>,
+    fresh_interpreter: bool,
+    pub(crate) limits: Limits,
+}
+
+impl Config {
+    pub(crate) fn worker_name(&self, slot: usize) -> String {
+        format!("{}/worker/{slot}", self.name)
+    }
+
+    pub(crate) fn actor_name(&self, part: &str) -> String {
+        format!("{}/{part}", self.name)
+    }
+
+    /// What the launcher is told (`ARCHITECTURE.md`, Launcher protocol).
+    pub(crate) fn for_launcher(&self) -> Result<Value, StartError> {
+        let text = |path: &Path| {
+            path.to_str().map(str::to_owned).ok_or_else(|| {
+                StartError::System(format!("the path {} is not UTF-8", path.display()))
+            })
+        };
+        let handlers = match &self.handlers {
+            None => Value::Null,
+            Some(Handlers::File(path)) => json!({ "file": text(path)? }),
+            Some(Handlers::Module(name)) => json!({ "module": name }),
+        };
+        let paths = self.paths.iter().map(|p| text(p)).collect::<Result<Vec<_>, _>>()?;
+        Ok(json!({
+            "pool": self.name,
+            "handlers": handlers,
+            "expose": self.expose,
+            "paths": paths,
+            "preload": self.preload,
+            "fresh": self.fresh_interpreter,
+            "max_frame": self.limits.max_frame,
+            "log_level": crate::port::output::python_log_level(),
+        }))
+    }
+}

@@ -1,0 +1,433 @@
+//! What can go wrong, where it went wrong, and what to do about it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::sys;
+
+/// Where a call was when its time ran out.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// It waited for a worker; Python never saw it.
+    Queue,
+    /// A worker was running it.
+    Run,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Queue => "in the queue",
+            Stage::Run => "while running",
+        })
+    }
+}
+
+/// Every way in which a pool or a call can fail. Cheap to clone.
+#[non_exhaustive]
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// A builder option has a value that cannot work. Nothing was started.
+    #[error("option `{option}`: {message}")]
+    Config {
+        /// The builder method.
+        option: &'static str,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+
+    /// An actor of this name is registered already, by another pool or by the program.
+    #[error("the name `{name}` is taken: give this pool another name, or shut the other one down first")]
+    NameTaken {
+        /// The taken name.
+        name: String,
+    },
+
+    /// A worker, or the launcher of all of them, could not be started.
+    ///
+    /// From `start()`: why the pool did not start. From a call: no worker of the pool can be started at
+    /// present; the pool goes on trying.
+    #[error("start: {0}")]
+    Start(Arc<StartError>),
+
+    /// The arguments cannot be written as JSON. Nothing was sent.
+    #[error("arguments of `{handler}`: {message}")]
+    Encode {
+        /// The handler that was to be called.
+        handler: String,
+        /// What cannot be written, and where it stands in the arguments.
+        message: String,
+    },
+
+    /// The arguments are larger than the pool's largest frame. Nothing was sent.
+    #[error(
+        "arguments of `{handler}` take {size} bytes, the limit is {limit}: send less, or raise `max_frame`"
+    )]
+    TooLarge {
+        /// The handler that was to be called.
+        handler: String,
+        /// Size of the encoded call in bytes.
+        size: usize,
+        /// The pool's `max_frame` in bytes.
+        limit: usize,
+    },
+
+    /// The queue is full. Nothing was sent.
+    #[error(
+        "queue: saturated, {limit} calls are waiting: try later, send less, or raise `queue_limit` or `workers`"
+    )]
+    Saturated {
+        /// The pool's `queue_limit` in calls.
+        limit: usize,
+    },
+
+    /// The workers know no handler of this name.
+    #[error("run: no handler `{name}`; there are: {}", known.join(", "))]
+    UnknownHandler {
+        /// The name that was called.
+        name: String,
+        /// The names that can be called, sorted.
+        known: Vec<String>,
+    },
+
+    /// The handler raised an exception.
+    #[error("run: `{handler}` raised {exception}")]
+    Python {
+        /// The handler that raised it.
+        handler: String,
+        /// The exception, with traceback and causes.
+        exception: Arc<PythonException>,
+    },
+
+    /// The handler's result cannot be written as JSON. The worker lives.
+    #[error("run: result of `{handler}` at {path} is a {type_name}: {message}")]
+    BadResult {
+        /// The handler that returned it.
+        handler: String,
+        /// The Python type of the value that is in the way.
+        type_name: String,
+        /// The path to that value, such as `$.rows[3]`.
+        path: String,
+        /// What is wrong with it, and what to return instead.
+        message: String,
+    },
+
+    /// The handler ran to its end, and its result does not fit the type that the caller asked for.
+    #[error("decode: result of `{handler}` is not what the caller expects: {message}")]
+    Decode {
+        /// The handler that returned it.
+        handler: String,
+        /// What did not fit, with line and column in the JSON.
+        message: String,
+    },
+
+    /// The call's time ran out.
+    #[error(
+        "timeout {stage} after {elapsed:?}: `{handler}` had {timeout:?}{}",
+        match stage { Stage::Queue => "; all workers were busy", Stage::Run => "; its worker is replaced" }
+    )]
+    Timeout {
+        /// The handler that was called.
+        handler: String,
+        /// Where the call was.
+        stage: Stage,
+        /// Time since the call was made.
+        elapsed: Duration,
+        /// The time that the call had.
+        timeout: Duration,
+    },
+
+    /// The worker died, or was ended, while it held the call.
+    #[error("run: {0}")]
+    WorkerDied(Arc<WorkerDeath>),
+
+    /// The pool's actor ended while the call was in its queue. The pool comes back by itself.
+    #[error("queue: the actor of pool `{pool}` restarted while the call was waiting: call again")]
+    Restarted {
+        /// The pool's name.
+        pool: String,
+    },
+
+    /// The pool is shut down, or was shut down before the call could be run.
+    #[error("the pool `{pool}` is shut down")]
+    Closed {
+        /// The pool's name.
+        pool: String,
+    },
+
+    /// There is no worker of this slot or name.
+    #[error("no worker `{name}`")]
+    NoSuchWorker {
+        /// What was asked for.
+        name: String,
+    },
+}
+
+impl Error {
+    /// `false` only if the handler certainly did not start.
+    pub fn may_have_run(&self) -> bool {
+        match self {
+            Error::Config { .. }
+            | Error::NameTaken { .. }
+            | Error::Start(_)
+            | Error::Encode { .. }
+            | Error::TooLarge { .. }
+            | Error::Saturated { .. }
+            | Error::UnknownHandler { .. }
+            | Error::Restarted { .. }
+            | Error::Closed { .. }
+            | Error::NoSuchWorker { .. } => false,
+            Error::Timeout { stage, .. } => *stage == Stage::Run,
+            Error::WorkerDied(death) => death.started,
+            Error::Python { .. } | Error::BadResult { .. } | Error::Decode { .. } => true,
+        }
+    }
+
+    /// Whether a second try is safe and can cure it: the handler certainly did not start, and the reason may
+    /// pass by itself.
+    pub fn is_retryable(&self) -> bool {
+        let may_pass = match self {
+            Error::Start(_)
+            | Error::Saturated { .. }
+            | Error::Timeout { .. }
+            | Error::WorkerDied(_)
+            | Error::Restarted { .. } => true,
+            Error::Config { .. }
+            | Error::NameTaken { .. }
+            | Error::Encode { .. }
+            | Error::TooLarge { .. }
+            | Error::UnknownHandler { .. }
+            | Error::Python { .. }
+            | Error::BadResult { .. }
+            | Error::Decode { .. }
+            | Error::Closed { .. }
+            | Error::NoSuchWorker { .. } => false,
+        };
+        may_pass && !self.may_have_run()
+    }
+}
+
+impl From<StartError> for Error {
+    fn from(error: StartError) -> Self {
+        Error::Start(Arc::new(error))
+    }
+}
+
+// === Exceptions ===
+
+/// A Python exception.
+#[non_exhaustive]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct PythonException {
+    /// The class name, such as `ValueError`.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// The module of the class, such as `builtins`.
+    pub module: String,
+    /// `str(exception)`, at most 64 KiB.
+    pub message: String,
+    /// The traceback as Python prints it, at most 256 KiB, without the frames of Snakepen's own loop.
+    pub traceback: String,
+    /// The exception that led to it (`__cause__`, or `__context__` where that is not suppressed).
+    pub cause: Option<Box<PythonException>>,
+}
+
+impl fmt::Display for PythonException {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.module != "builtins" {
+            write!(f, "{}.", self.module)?;
+        }
+        write!(f, "{}: {}", self.type_name, self.message)
+    }
+}
+
+// === Deaths ===
+
+/// How a process ended.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// With this status.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Nobody was left who could tell: the launcher was gone.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exited with status {code}"),
+            Exit::Signal(signal) => write!(f, "was killed by {}", sys::signal_name(*signal)),
+            Exit::Unknown => f.write_str("ended"),
+        }
+    }
+}
+
+/// Why Snakepen ended a worker, where the worker did not end by itself.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The worker ended by itself, or something outside of Snakepen ended it.
+    Itself,
+    /// It closed the descriptor of its port.
+    ClosedPort,
+    /// It broke the protocol, in this way.
+    Protocol(String),
+    /// It did not answer a ping in time.
+    Unhealthy,
+    /// The call that it was running ran out of time.
+    TimedOut,
+    /// The caller of the call that it was running went away.
+    Abandoned,
+    /// The pool was shut down.
+    Shutdown,
+    /// Its worker actor was stopped.
+    Stopped,
+    /// The launcher ended, and took its workers with it.
+    Launcher,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ended::Itself => Ok(()),
+            Ended::ClosedPort => f.write_str(
+                " after it had closed the descriptor of its port (`os.close` or `os.closerange` in a handler?)",
+            ),
+            Ended::Protocol(what) => write!(f, " because it broke the protocol: {what}"),
+            Ended::Unhealthy => f.write_str(" because it did not answer a ping"),
+            Ended::TimedOut => f.write_str(" because its call ran out of time"),
+            Ended::Abandoned => f.write_str(" because its caller went away"),
+            Ended::Shutdown => f.write_str(" because the pool was shut down"),
+            Ended::Stopped => f.write_str(" because its actor was stopped"),
+            Ended::Launcher => f.write_str(" because the launcher ended"),
+        }
+    }
+}
+
+/// The death of a worker that held a call.
+#[non_exhaustive]
+#[derive(Clone, Debug)]
+pub struct WorkerDeath {
+    /// The worker's name, such as `demo/worker/3`.
+    pub worker: String,
+    /// Its process id.
+    pub pid: i32,
+    /// The handler that was called.
+    pub handler: String,
+    /// How the process ended.
+    pub exit: Exit,
+    /// Why it ended, if Snakepen ended it.
+    pub ended: Ended,
+    /// Whether the handler had started; known from the status page.
+    pub started: bool,
+    /// The last 8 KiB that it wrote to stderr.
+    pub stderr: String,
+    /// The Python stack that faulthandler wrote at a fatal signal; empty where there was none.
+    pub python_stack: String,
+}
+
+impl fmt::Display for WorkerDeath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let when = if self.started { "while running" } else { "before it had started" };
+        let Self { worker, pid, exit, ended, handler, .. } = self;
+        write!(f, "worker {worker} (pid {pid}) {exit}{ended} {when} `{handler}`")?;
+        if !self.python_stack.is_empty() {
+            write!(f, "\n{}", self.python_stack.trim_end())?;
+        }
+        if !self.stderr.is_empty() {
+            write!(f, "\nlast words on stderr:\n{}", self.stderr.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+// === Starting ===
+
+/// Why a worker, or the launcher, did not start.
+#[non_exhaustive]
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no such Python interpreter, or it cannot be executed.
+    #[error("Python interpreter `{}` ({origin}): {message}", path.display())]
+    Interpreter {
+        /// What was to be executed.
+        path: PathBuf,
+        /// Which setting named it.
+        origin: &'static str,
+        /// Why it cannot be.
+        message: String,
+    },
+
+    /// The embedded Python package could not be written to the cache directory.
+    #[error("cannot write the embedded Python package: {0}; set SNAKEPEN_CACHE_DIR to a writable directory")]
+    Package(String),
+
+    /// The interpreter is not one that Snakepen runs on.
+    #[error("{0}")]
+    UnsupportedPython(String),
+
+    /// The system refused a process, a socket or a pipe.
+    #[error("the system refused to start a process: {0}")]
+    System(String),
+
+    /// User code failed while it was loaded.
+    #[error("{stage} failed with {exception}\n{}", exception.traceback.trim_end())]
+    Python {
+        /// What was being loaded: `handlers`, `expose`, `preload` or `site`.
+        stage: String,
+        /// The exception, with traceback and causes.
+        exception: Box<PythonException>,
+    },
+
+    /// It was not ready in time.
+    #[error("{what} was not ready within {timeout:?} (`startup_timeout`)")]
+    Timeout {
+        /// What was being started, and which part of it took so long.
+        what: String,
+        /// The pool's `startup_timeout`.
+        timeout: Duration,
+    },
+
+    /// The process ended before it was ready.
+    #[error("{what} {exit} before it was ready{}", stderr_lines(stderr))]
+    Exited {
+        /// The launcher, or the worker's name.
+        what: String,
+        /// How it ended.
+        exit: Exit,
+        /// The last 8 KiB that it wrote to stderr.
+        stderr: String,
+    },
+
+    /// The process does not speak the protocol.
+    #[error("{what} broke the protocol: {message}")]
+    Protocol {
+        /// The launcher, or the worker's name.
+        what: String,
+        /// In which way.
+        message: String,
+    },
+
+    /// The start was given up because the pool was stopped.
+    #[error("the pool was stopped before {what} was ready")]
+    Stopped {
+        /// The launcher, or the worker's name.
+        what: String,
+    },
+}
+
+fn stderr_lines(stderr: &str) -> String {
+    if stderr.is_empty() {
+        String::new()
+    } else {
+        format!("; stderr:\n{}", stderr.trim_end())
+    }
+}

@@ -1,0 +1,210 @@
+//! The handles: of a pool, and of one of its workers.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorRef, ActorStatus, SpawnErr, registry};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::actors::pool::PoolMsg;
+use crate::actors::root::{Root, RootMsg};
+use crate::actors::worker::WorkerMsg;
+use crate::call::Call;
+use crate::config::{Builder, Config};
+use crate::error::Error;
+use crate::shared::{Shared, Startup};
+use crate::stats::{Stats, WorkerInfo};
+
+/// Keeps a pool running; when the last handle drops it, the pool is shut down.
+#[derive(Debug)]
+pub(crate) struct Anchor {
+    pub(crate) shared: Arc<Shared>,
+    root: ActorRef<RootMsg>,
+}
+
+impl Anchor {
+    /// Whether the tree itself is gone: killed, or with its runtime.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.root.get_status() == ActorStatus::Stopped
+    }
+}
+
+impl Drop for Anchor {
+    fn drop(&mut self) {
+        // A root that is gone has shut the pool down.
+        let _ = self.root.send_message(RootMsg::Shutdown);
+    }
+}
+
+/// A handle of a running pool. Cheap to clone; all clones mean the same pool.
+///
+/// When the last handle is dropped, those of workers and calls under way included, the pool shuts itself down in
+/// the background, as [`Pool::shutdown`] would.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    anchor: Arc<Anchor>,
+}
+
+impl Pool {
+    /// Options for a pool of this name, which is the prefix of its actors' names: `<name>` is the pool's actor,
+    /// and `<name>/worker/<slot>` its workers'. Not empty, and without `/`.
+    pub fn builder(name: impl Into<String>) -> Builder {
+        Builder::new(name.into())
+    }
+
+    /// The running pool of this name in this process, if there is one.
+    pub async fn find(name: &str) -> Option<Self> {
+        let cell = registry::where_is(name)?;
+        if cell.is_message_type_of::<PoolMsg>() != Some(true) {
+            return None;
+        }
+        let found = ActorRef::<PoolMsg>::from(cell).call(PoolMsg::Handle, None).await;
+        found.ok()?.success_or(()).ok()?
+    }
+
+    pub(crate) fn of(anchor: Arc<Anchor>) -> Self {
+        Self { anchor }
+    }
+
+    pub(crate) async fn start(config: Config) -> Result<Self, Error> {
+        for part in ["", "supervisor", "launcher", "workers"] {
+            let name = if part.is_empty() { config.name.clone() } else { config.actor_name(part) };
+            if registry::where_is(&name).is_some() {
+                return Err(Error::NameTaken { name });
+            }
+        }
+        let shared = Arc::new(Shared::new(config));
+        let name = shared.config.actor_name("root");
+        let (root, _) = match Actor::spawn(Some(name), Root, Arc::clone(&shared)).await {
+            Ok(root) => root,
+            Err(SpawnErr::ActorAlreadyRegistered(_)) => {
+                return Err(Error::NameTaken { name: shared.config.name.clone() });
+            }
+            Err(error) => {
+                let error = crate::error::StartError::System(error.to_string());
+                return Err(error.into());
+            }
+        };
+        let anchor = Arc::new(Anchor { shared: Arc::clone(&shared), root });
+        // Set once, here.
+        let _ = shared.anchor.set(Arc::downgrade(&anchor));
+        let pool = Self { anchor };
+        let mut startup = shared.startup.subscribe();
+        let outcome = startup
+            .wait_for(|startup| !matches!(startup, Startup::Pending))
+            .await
+            .map(|outcome| outcome.clone());
+        match outcome {
+            Ok(Startup::Failed(error)) => {
+                pool.shutdown().await?;
+                Err(Error::Start(error))
+            }
+            _ => Ok(pool),
+        }
+    }
+
+    /// The pool's name.
+    pub fn name(&self) -> &str {
+        &self.anchor.shared.config.name
+    }
+
+    /// Calls a handler on whichever worker is free first.
+    ///
+    /// `args` is anything that serializes: a tuple or an array becomes the positional arguments, a struct or a
+    /// map the keyword arguments, `()` none, and anything else the one positional argument. The result is decoded
+    /// into whatever type the caller asks for. Nothing happens before the call is awaited.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]. [`Error::may_have_run`] tells whether the handler can have started.
+    pub fn call<R: DeserializeOwned>(&self, handler: &str, args: impl Serialize) -> Call<R> {
+        Call::new(Arc::clone(&self.anchor), None, handler, &args)
+    }
+
+    /// A handle of the worker at `slot`, which counts from 0.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchWorker`] for a slot that the pool doesn't have.
+    pub fn worker(&self, slot: usize) -> Result<WorkerHandle, Error> {
+        let config = &self.anchor.shared.config;
+        if slot >= config.workers {
+            return Err(Error::NoSuchWorker { name: config.worker_name(slot) });
+        }
+        Ok(WorkerHandle::new(Arc::clone(&self.anchor), slot))
+    }
+
+    /// Figures of the pool, from one consistent look.
+    pub fn stats(&self) -> Stats {
+        self.anchor.shared.board.stats()
+    }
+
+    /// What each of its workers is doing, by slot.
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        self.anchor.shared.board.workers(&self.anchor.shared.config)
+    }
+
+    /// Shuts the pool down and returns when no process of it is left.
+    ///
+    /// New calls fail with [`Error::Closed`] from now on. Those that run or wait have the
+    /// [grace](Builder::shutdown_grace) to finish. Then each worker is asked to exit, which runs its `atexit`
+    /// handlers; one that doesn't in what is left of the grace (1 s at least) gets TERM, and its process group
+    /// KILL 1 s later. May be called many times, also at once: every call returns when all is done.
+    ///
+    /// # Errors
+    ///
+    /// None at present; later versions may have some.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        // A root that is gone has shut the pool down.
+        let _ = self.anchor.root.send_message(RootMsg::Shutdown);
+        let _ = self.anchor.root.wait(None).await;
+        Ok(())
+    }
+}
+
+/// A handle of one worker of a pool: its calls run on that very worker, after one another.
+///
+/// The handle means the slot: after a restart it reaches the worker's replacement.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle {
+    anchor: Arc<Anchor>,
+    slot: usize,
+}
+
+impl WorkerHandle {
+    pub(crate) fn new(anchor: Arc<Anchor>, slot: usize) -> Self {
+        Self { anchor, slot }
+    }
+
+    /// The worker of this name, such as `demo/worker/3`, by way of the actor registry.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchWorker`] if no worker has this name at present.
+    pub async fn find(name: &str) -> Result<Self, Error> {
+        let lookup = async {
+            let cell = registry::where_is(name)?;
+            if cell.is_message_type_of::<WorkerMsg>() != Some(true) {
+                return None;
+            }
+            let found = ActorRef::<WorkerMsg>::from(cell).call(WorkerMsg::Handle, None).await;
+            found.ok()?.success_or(()).ok()?
+        };
+        lookup.await.ok_or_else(|| Error::NoSuchWorker { name: name.to_owned() })
+    }
+
+    /// The worker's slot.
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// The worker's name in the actor registry, such as `demo/worker/3`.
+    pub fn name(&self) -> String {
+        self.anchor.shared.config.worker_name(self.slot)
+    }
+
+    /// Calls a handler on this worker, as soon as it is free; see [`Pool::call`].
+    pub fn call<R: DeserializeOwned>(&self, handler: &str, args: impl Serialize) -> Call<R> {
+        Call::new(Arc::clone(&self.anchor), Some(self.slot), handler, &args)
+    }
+}

@@ -1,0 +1,187 @@
+//! A port: one Python process and the way to it.
+//!
+//! [`Port`] moves bytes: frames over a socket, both ways at once, and the process's output to `tracing`. What a
+//! frame means is the business of [`task`], which owns the port for as long as its process lives.
+
+pub(crate) mod output;
+pub(crate) mod process;
+pub(crate) mod task;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::net::UnixStream;
+use tokio_util::io::poll_read_buf;
+
+use crate::sys::{self, StatusPage};
+use crate::wire::{Decoder, Direction, Frame, ProtocolError};
+use output::{Lines, Source, Stream};
+pub(crate) use task::Command;
+
+/// The worker's ends of a port's descriptors, in the order in which the launcher expects them.
+#[derive(Debug)]
+pub(crate) struct RemoteEnds {
+    socket: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    dump: OwnedFd,
+    status: OwnedFd,
+}
+
+impl RemoteEnds {
+    pub(crate) fn as_fds(&self) -> [BorrowedFd<'_>; 5] {
+        [
+            self.socket.as_fd(),
+            self.stdout.as_fd(),
+            self.stderr.as_fd(),
+            self.dump.as_fd(),
+            self.status.as_fd(),
+        ]
+    }
+}
+
+/// What a port has to tell.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Frame(Frame),
+    /// The other end is closed, between frames.
+    Closed,
+    Broken(ProtocolError),
+}
+
+/// The host's end of a port. Every method may be cancelled at any await: what was read or half-written stays here.
+#[derive(Debug)]
+pub(crate) struct Port {
+    socket: UnixStream,
+    decoder: Decoder,
+    outgoing: VecDeque<Bytes>,
+    stdout: Lines,
+    stderr: Lines,
+    dump: tokio::net::unix::pipe::Receiver,
+    status: StatusPage,
+}
+
+impl Port {
+    /// A port, and the ends that its process is to be given.
+    pub(crate) fn open(max_frame: usize) -> io::Result<(Self, RemoteEnds)> {
+        let (ours, socket) = sys::stream_pair()?;
+        sys::set_nonblocking(&ours)?;
+        let (our_stdout, stdout) = sys::pipe(false)?;
+        let (our_stderr, stderr) = sys::pipe(false)?;
+        let (our_dump, dump) = sys::pipe(true)?;
+        let page = StatusPage::new()?;
+        let status = {
+                page.as_fd().try_clone_to_owned()?
+        };
+        let port = Self {
+            socket: UnixStream::from_std(ours.into())?,
+            decoder: Decoder::new(Direction::ToRust, max_frame),
+            outgoing: VecDeque::new(),
+            stdout: Lines::new(Stream::Stdout, our_stdout)?,
+            stderr: Lines::new(Stream::Stderr, our_stderr)?,
+            dump: tokio::net::unix::pipe::Receiver::from_owned_fd(our_dump)?,
+            status: page,
+        };
+        Ok((port, RemoteEnds { socket, stdout, stderr, dump, status }))
+    }
+
+    /// Puts a frame on its way. What the socket takes is gone at once; the rest follows as [`Port::event`] is polled.
+    pub(crate) fn send(&mut self, frame: Bytes) {
+        self.outgoing.push_back(frame);
+        self.write();
+    }
+
+    /// The next event. Output is passed on meanwhile, before the answer that followed it: the kernel tells of
+    /// both in the order in which they were written.
+    pub(crate) async fn event(&mut self, source: Source<'_>) -> Event {
+        std::future::poll_fn(|cx| self.poll_event(cx, source)).await
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>, source: Source<'_>) -> Poll<Event> {
+        self.stdout.poll(cx, source);
+        self.stderr.poll(cx, source);
+        while !self.outgoing.is_empty() {
+            // An error shows when reading, with whatever the worker still had to say before it.
+            if self.socket.poll_write_ready(cx).is_pending() {
+                break;
+            }
+            self.write();
+        }
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => return Poll::Ready(Event::Frame(frame)),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Event::Broken(error)),
+            }
+            let read = poll_read_buf(Pin::new(&mut self.socket), cx, self.decoder.buffer());
+            match std::task::ready!(read) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(self.at_end()),
+            }
+        }
+    }
+
+    fn at_end(&self) -> Event {
+        match self.decoder.finish() {
+            Ok(()) => Event::Closed,
+            Err(error) => Event::Broken(error),
+        }
+    }
+
+    /// Writes what the socket takes.
+    fn write(&mut self) {
+        while let Some(frame) = self.outgoing.front_mut() {
+            match self.socket.try_write(frame) {
+                Ok(count) => {
+                    frame.advance(count);
+                    if frame.is_empty() {
+                        self.outgoing.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.outgoing.clear(),
+            }
+        }
+    }
+
+    /// After the end of the process: the frames that it had still written, and all its output.
+    pub(crate) fn drain(&mut self, source: Source<'_>) -> Vec<Frame> {
+        self.stdout.drain(source);
+        self.stderr.drain(source);
+        let mut frames = Vec::new();
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => match self.socket.try_read_buf(self.decoder.buffer()) {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => return frames,
+                },
+                Err(_) => return frames,
+            }
+        }
+    }
+
+    /// The id of the request that Python has started last.
+    pub(crate) fn started(&self) -> Option<u64> {
+        self.status.started().ok()
+    }
+
+    /// The last of what the process wrote to stderr.
+    pub(crate) fn stderr_tail(&self) -> String {
+        self.stderr.tail()
+    }
+
+    /// What faulthandler has written since the last look.
+    pub(crate) fn take_dump(&mut self) -> String {
+        let mut text = Vec::new();
+        let mut chunk = [0; 4096];
+        while let Ok(count @ 1..) = self.dump.try_read(&mut chunk) {
+            text.extend_from_slice(&chunk[..count]);
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}

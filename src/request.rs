@@ -1,0 +1,219 @@
+//! A call on its way: the frame to send, and the ticket that counts and answers it exactly once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::board::{Held, Outcome};
+use crate::error::{Error, Stage};
+use crate::shared::Shared;
+use crate::stats::WorkerState;
+use crate::wire::HEADER;
+
+/// What a caller gets: the JSON of the result, or why there is none.
+pub(crate) type Answer = Result<Bytes, Error>;
+
+/// How often a request that certainly did not start is given to another worker, before its caller hears of it.
+const REASSIGNMENTS: u8 = 2;
+
+/// An admitted call.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// The encoded CALL frame. Kept until the call has ended: a worker may die before it starts it.
+    pub(crate) frame: Bytes,
+    /// The slot that it must run at, if its caller named one.
+    pub(crate) slot: Option<usize>,
+    pub(crate) ticket: Ticket,
+    reassigned: u8,
+}
+
+impl Request {
+    pub(crate) fn new(frame: Vec<u8>, slot: Option<usize>, ticket: Ticket) -> Self {
+        Self {
+            frame: frame.into(),
+            slot,
+            ticket,
+            reassigned: 0,
+        }
+    }
+
+    pub(crate) fn handler(&self) -> &str {
+        handler_of(&self.frame)
+    }
+
+    /// Whether the request may be given to another worker: its caller still waits, and it has not been passed
+    /// on too often, as one that kills every worker before it starts would be.
+    pub(crate) fn may_be_reassigned(&mut self) -> bool {
+        self.reassigned += 1;
+        self.reassigned <= REASSIGNMENTS && !self.ticket.is_abandoned()
+    }
+
+    /// Ends the call for want of time, wherever it is.
+    pub(crate) fn time_out(self, now: Instant, after: WorkerState) {
+        let error = self.ticket.timeout_error(self.handler(), now);
+        self.ticket.answer(Err(error), after);
+    }
+}
+
+/// The handler's name in an encoded CALL frame.
+fn handler_of(frame: &[u8]) -> &str {
+    let length = frame.get(6..8).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])));
+    frame
+        .get(HEADER..HEADER + length)
+        .and_then(|name| std::str::from_utf8(name).ok())
+        .unwrap_or_default()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Queue,
+    Worker { held: Held, since: Instant },
+}
+
+/// The place of a call in the pool's sums, and the way to its caller.
+///
+/// It is answered once. One that is dropped unanswered was lost with an actor: its caller hears so.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    pub(crate) id: u64,
+    pub(crate) deadline: Instant,
+    timeout: Duration,
+    submitted: Instant,
+    place: Place,
+    reply: Option<oneshot::Sender<Answer>>,
+    shared: Arc<Shared>,
+}
+
+impl Ticket {
+    /// Admits a call, or refuses it because the queue is full.
+    pub(crate) fn admit(
+        shared: &Arc<Shared>,
+        id: u64,
+        submitted: Instant,
+        timeout: Duration,
+    ) -> Result<(Self, oneshot::Receiver<Answer>), Error> {
+        let limit = shared.config.limits.queue;
+        if !shared.board.admit(limit) {
+            return Err(Error::Saturated { limit });
+        }
+        let (reply, answer) = oneshot::channel();
+        let ticket = Self {
+            id,
+            deadline: deadline_after(submitted, timeout),
+            timeout,
+            submitted,
+            place: Place::Queue,
+            reply: Some(reply),
+            shared: Arc::clone(shared),
+        };
+        Ok((ticket, answer))
+    }
+
+    /// The call is given to a worker.
+    pub(crate) fn assign(&mut self, slot: usize, epoch: u64, now: Instant) {
+        let held = Held { slot, epoch, id: self.id };
+        let waited = now.saturating_duration_since(self.submitted);
+        self.shared.board.assign(held, self.deadline, waited);
+        self.place = Place::Worker { held, since: now };
+    }
+
+    /// The call goes back to the queue; `after` is what its worker is then.
+    pub(crate) fn unassign(&mut self, after: WorkerState) {
+        if let Place::Worker { held, .. } = std::mem::replace(&mut self.place, Place::Queue) {
+            self.shared.board.unassign(held, after);
+        }
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
+    pub(crate) fn timeout_error(&self, handler: &str, now: Instant) -> Error {
+        Error::Timeout {
+            handler: handler.to_owned(),
+            stage: match self.place {
+                Place::Queue => Stage::Queue,
+                Place::Worker { .. } => Stage::Run,
+            },
+            elapsed: now.saturating_duration_since(self.submitted),
+            timeout: self.timeout,
+        }
+    }
+
+    /// Counts the call and frees its worker on the board; sending the answer is left for later, so that the
+    /// pool's actor can be told first.
+    pub(crate) fn settle(mut self, answer: Answer, after: WorkerState) -> Settled {
+        let outcome = match &answer {
+            Ok(_) => Outcome::Completed,
+            Err(error) => Outcome::Failed(error),
+        };
+        self.count(outcome, after);
+        Settled {
+            answer,
+            reply: self.reply.take(),
+        }
+    }
+
+    /// Counts the call and answers it; `after` is what its worker is then, if it has one.
+    pub(crate) fn answer(self, answer: Answer, after: WorkerState) {
+        self.settle(answer, after).send();
+    }
+
+    /// Counts a call that nobody waits for.
+    pub(crate) fn abandon(mut self, after: WorkerState) {
+        self.count(Outcome::Abandoned, after);
+        self.reply = None;
+    }
+
+    fn count(&self, outcome: Outcome<'_>, after: WorkerState) {
+        match self.place {
+            Place::Queue => self.shared.board.ended_queued(outcome),
+            Place::Worker { held, since } => {
+                self.shared.board.ended_running(held, outcome, since.elapsed(), after);
+            }
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let Some(reply) = self.reply.take() else {
+            return;
+        };
+        if reply.is_closed() {
+            self.count(Outcome::Abandoned, WorkerState::Stopping);
+            return;
+        }
+        let error = if self.shared.is_closed() {
+            Error::Closed { pool: self.shared.config.name.clone() }
+        } else {
+            Error::Restarted { pool: self.shared.config.name.clone() }
+        };
+        self.count(Outcome::Failed(&error), WorkerState::Stopping);
+        let _ = reply.send(Err(error));
+    }
+}
+
+/// A counted call whose caller is not answered yet.
+#[must_use]
+pub(crate) struct Settled {
+    answer: Answer,
+    reply: Option<oneshot::Sender<Answer>>,
+}
+
+impl Settled {
+    pub(crate) fn send(self) {
+        if let Some(reply) = self.reply {
+            // A caller that is gone needs no answer.
+            let _ = reply.send(self.answer);
+        }
+    }
+}
+
+/// A deadline that cannot overflow: 30 years are never.
+fn deadline_after(start: Instant, timeout: Duration) -> Instant {
+    const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    start + timeout.min(NEVER)
+}

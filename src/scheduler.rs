@@ -1,0 +1,352 @@
+//! Who runs what, when: the pool's decisions as a plain struct. No I/O, no clock of its own, no actor.
+//!
+//! Calls run first come, first served. A call that names a slot waits for that slot's worker and holds up
+//! nobody else. News of an earlier incarnation of a worker, recognised by its epoch, changes nothing.
+//!
+//! Invariant: while a worker is idle, nothing that it could run is queued.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Instant;
+
+/// A request's id; unique within the pool.
+pub(crate) type Id = u64;
+
+/// A decision: give `request` to this worker.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Assignment<R> {
+    pub(crate) slot: usize,
+    pub(crate) epoch: u64,
+    pub(crate) request: R,
+}
+
+/// What became of a request that was cancelled, or that ran out of time.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Removed<R> {
+    /// It was queued, and never runs.
+    Queued(R),
+    /// This worker has it.
+    Running { slot: usize, epoch: u64, id: Id },
+}
+
+#[derive(Debug)]
+struct Queued<R> {
+    request: R,
+    deadline: Instant,
+    slot: Option<usize>,
+    /// The order of arrival, over all queues. Requests that come back are ahead of all others.
+    order: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Worker {
+    /// No worker takes calls here.
+    Absent,
+    Idle,
+    Busy { id: Id, deadline: Instant },
+}
+
+#[derive(Debug)]
+struct Slot {
+    epoch: u64,
+    worker: Worker,
+    /// Requests for this slot alone.
+    queue: VecDeque<Id>,
+    /// The last start failed.
+    broken: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Scheduler<R> {
+    slots: Vec<Slot>,
+    idle: BTreeSet<usize>,
+    broken: usize,
+    /// Requests for any slot. Ids that are no longer in `queued` are passed over.
+    queue: VecDeque<Id>,
+    queued: HashMap<Id, Queued<R>>,
+    /// The deadlines of all requests, queued and running.
+    deadlines: BTreeSet<(Instant, Id)>,
+    running: HashMap<Id, usize>,
+    next_order: i64,
+    next_front: i64,
+}
+
+impl<R> Scheduler<R> {
+    pub(crate) fn new(slots: usize) -> Self {
+        let slot = || Slot {
+            epoch: 0,
+            worker: Worker::Absent,
+            queue: VecDeque::new(),
+            broken: false,
+        };
+        Self {
+            slots: (0..slots).map(|_| slot()).collect(),
+            idle: BTreeSet::new(),
+            broken: 0,
+            queue: VecDeque::new(),
+            queued: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            running: HashMap::new(),
+            next_order: 0,
+            next_front: -1,
+        }
+    }
+
+    // === Requests ===
+
+    /// A request arrives; it is assigned at once if a worker that may run it is idle.
+    pub(crate) fn submit(
+        &mut self,
+        id: Id,
+        deadline: Instant,
+        slot: Option<usize>,
+        request: R,
+    ) -> Option<Assignment<R>> {
+        let order = self.next_order;
+        self.next_order += 1;
+        self.deadlines.insert((deadline, id));
+        let queued = Queued { request, deadline, slot, order };
+        if let Some(free) = self.idle_for(slot) {
+            return Some(self.assign(free, id, queued));
+        }
+        match slot {
+            Some(slot) => self.slots[slot].queue.push_back(id),
+            None => self.queue.push_back(id),
+        }
+        self.queued.insert(id, queued);
+        None
+    }
+
+    /// A request that was assigned, and certainly not started, comes back; it is the next to run.
+    pub(crate) fn resubmit(
+        &mut self,
+        id: Id,
+        deadline: Instant,
+        slot: Option<usize>,
+        request: R,
+    ) -> Option<Assignment<R>> {
+        self.forget_running(id);
+        let order = self.next_front;
+        self.next_front -= 1;
+        self.deadlines.insert((deadline, id));
+        let queued = Queued { request, deadline, slot, order };
+        if let Some(free) = self.idle_for(slot) {
+            return Some(self.assign(free, id, queued));
+        }
+        match slot {
+            Some(slot) => self.slots[slot].queue.push_front(id),
+            None => self.queue.push_front(id),
+        }
+        self.queued.insert(id, queued);
+        None
+    }
+
+    /// The caller of a request went away.
+    pub(crate) fn cancel(&mut self, id: Id) -> Option<Removed<R>> {
+        if let Some(request) = self.unqueue(id) {
+            return Some(Removed::Queued(request));
+        }
+        let slot = *self.running.get(&id)?;
+        let epoch = self.slots[slot].epoch;
+        Some(Removed::Running { slot, epoch, id })
+    }
+
+    /// The next request whose deadline is not after `now`. Each is told of once; call it until there is none.
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<Removed<R>> {
+        let &(deadline, id) = self.deadlines.first()?;
+        if deadline > now {
+            return None;
+        }
+        self.deadlines.remove(&(deadline, id));
+        self.cancel(id)
+    }
+
+    /// When [`Scheduler::expire`] has something to tell next.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|&(deadline, _)| deadline)
+    }
+
+    /// Takes out everything that is queued, in order of arrival.
+    pub(crate) fn drain(&mut self) -> Vec<R> {
+        self.drain_where(|_| true)
+    }
+
+    fn drain_where(&mut self, matches: impl Fn(&Queued<R>) -> bool) -> Vec<R> {
+        let mut ids: Vec<_> = self
+            .queued
+            .iter()
+            .filter(|(_, queued)| matches(queued))
+            .map(|(&id, queued)| (queued.order, id))
+            .collect();
+        ids.sort_unstable();
+        ids.into_iter().filter_map(|(_, id)| self.unqueue(id)).collect()
+    }
+
+    // === Workers ===
+
+    /// The worker of a slot takes calls from now on; `running` is what it holds already, where this scheduler
+    /// takes over from an earlier one.
+    pub(crate) fn up(
+        &mut self,
+        slot: usize,
+        epoch: u64,
+        running: Option<(Id, Instant)>,
+    ) -> Option<Assignment<R>> {
+        if epoch <= self.slots[slot].epoch {
+            return None;
+        }
+        self.vacate(slot);
+        self.set_broken(slot, false);
+        self.slots[slot].epoch = epoch;
+        match running {
+            Some((id, deadline)) => {
+                self.slots[slot].worker = Worker::Busy { id, deadline };
+                self.running.insert(id, slot);
+                self.deadlines.insert((deadline, id));
+                None
+            }
+            None => self.becomes_idle(slot),
+        }
+    }
+
+    /// The worker has ended request `id`.
+    pub(crate) fn idle(&mut self, slot: usize, epoch: u64, id: Id) -> Option<Assignment<R>> {
+        let state = &self.slots[slot];
+        if state.epoch != epoch || !matches!(state.worker, Worker::Busy { id: held, .. } if held == id) {
+            return None;
+        }
+        self.vacate(slot);
+        self.becomes_idle(slot)
+    }
+
+    /// The worker takes no more calls.
+    pub(crate) fn down(&mut self, slot: usize, epoch: u64) {
+        if self.slots[slot].epoch == epoch {
+            self.vacate(slot);
+        }
+    }
+
+    /// The slot's worker cannot be started. Returns the requests that now can't run: those for this slot, or all
+    /// if no slot is left.
+    pub(crate) fn broken(&mut self, slot: usize) -> Vec<R> {
+        self.vacate(slot);
+        self.set_broken(slot, true);
+        if self.all_broken() {
+            self.drain()
+        } else {
+            self.drain_where(|queued| queued.slot == Some(slot))
+        }
+    }
+
+    /// Whether no worker can be started at all.
+    pub(crate) fn all_broken(&self) -> bool {
+        self.broken == self.slots.len()
+    }
+
+    pub(crate) fn is_broken(&self, slot: usize) -> bool {
+        self.slots[slot].broken
+    }
+
+    /// Whether nothing is queued and nothing runs.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.queued.is_empty() && self.running.is_empty()
+    }
+
+    /// The workers that hold a request, as (slot, id).
+    pub(crate) fn busy(&self) -> Vec<(usize, Id)> {
+        self.running.iter().map(|(&id, &slot)| (slot, id)).collect()
+    }
+
+    // === Inside ===
+
+    fn idle_for(&self, slot: Option<usize>) -> Option<usize> {
+        match slot {
+            Some(slot) => self.idle.contains(&slot).then_some(slot),
+            None => self.idle.first().copied(),
+        }
+    }
+
+    fn assign(&mut self, slot: usize, id: Id, queued: Queued<R>) -> Assignment<R> {
+        self.idle.remove(&slot);
+        self.slots[slot].worker = Worker::Busy { id, deadline: queued.deadline };
+        self.running.insert(id, slot);
+        Assignment {
+            slot,
+            epoch: self.slots[slot].epoch,
+            request: queued.request,
+        }
+    }
+
+    /// Whatever the slot's worker was doing, it no longer does.
+    fn vacate(&mut self, slot: usize) {
+        self.idle.remove(&slot);
+        if let Worker::Busy { id, deadline } =
+            std::mem::replace(&mut self.slots[slot].worker, Worker::Absent)
+        {
+            self.running.remove(&id);
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+
+    fn forget_running(&mut self, id: Id) {
+        if let Some(&slot) = self.running.get(&id) {
+            self.vacate(slot);
+        }
+    }
+
+    /// An idle worker takes the oldest request that it may run.
+    fn becomes_idle(&mut self, slot: usize) -> Option<Assignment<R>> {
+        self.slots[slot].worker = Worker::Idle;
+        self.idle.insert(slot);
+        let own = Self::head(&mut self.slots[slot].queue, &self.queued);
+        let any = Self::head(&mut self.queue, &self.queued);
+        let from_own = match (own, any) {
+            (Some((order, _)), Some((other, _))) => order < other,
+            (own, _) => own.is_some(),
+        };
+        let queue = if from_own { &mut self.slots[slot].queue } else { &mut self.queue };
+        let id = queue.pop_front()?;
+        let queued = self.queued.remove(&id)?;
+        Some(self.assign(slot, id, queued))
+    }
+
+    /// The first id of a queue that is still queued, as (order, id).
+    fn head(queue: &mut VecDeque<Id>, queued: &HashMap<Id, Queued<R>>) -> Option<(i64, Id)> {
+        while let Some(&id) = queue.front() {
+            if let Some(found) = queued.get(&id) {
+                return Some((found.order, id));
+            }
+            queue.pop_front();
+        }
+        None
+    }
+
+    fn unqueue(&mut self, id: Id) -> Option<R> {
+        let queued = self.queued.remove(&id)?;
+        self.deadlines.remove(&(queued.deadline, id));
+        let waiting = self.queued.len();
+        let queue = match queued.slot {
+            Some(slot) => &mut self.slots[slot].queue,
+            None => &mut self.queue,
+        };
+        // Ids that are gone stay where they are until they are more than the living: each is moved O(1) times.
+        if queue.len() > 2 * waiting + 16 {
+            queue.retain(|id| self.queued.contains_key(id));
+        }
+        Some(queued.request)
+    }
+
+    fn set_broken(&mut self, slot: usize, broken: bool) {
+        let state = &mut self.slots[slot];
+        if state.broken != broken {
+            state.broken = broken;
+            if broken {
+                self.broken += 1;
+            } else {
+                self.broken -= 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

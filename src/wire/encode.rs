@@ -1,0 +1,58 @@
+//! Writing frames.
+
+use super::{HEADER, Kind};
+
+/// Builds one frame in one buffer: header, name, then whatever JSON is appended. What the header says is filled
+/// in at the end.
+#[derive(Debug)]
+pub(crate) struct FrameBuilder {
+    bytes: Vec<u8>,
+    name: u16,
+}
+
+impl FrameBuilder {
+    /// Starts a frame. `name` is at most 65 535 bytes long; its callers see to that.
+    pub(crate) fn new(kind: Kind, name: &str) -> Self {
+        debug_assert!(u16::try_from(name.len()).is_ok());
+        let mut bytes = Vec::with_capacity(HEADER + name.len() + 104);
+        bytes.resize(HEADER, 0);
+        bytes[4] = kind as u8;
+        bytes.extend_from_slice(name.as_bytes());
+        Self { bytes, name: name.len() as u16 }
+    }
+
+    /// A frame without name and JSON.
+    pub(crate) fn bare(kind: Kind, id: u64) -> Vec<u8> {
+        let mut frame = Self::new(kind, "");
+        frame.fill(0, id, 0);
+        frame.bytes
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        std::str::from_utf8(&self.bytes[HEADER..HEADER + usize::from(self.name)]).unwrap_or_default()
+    }
+
+    /// Where the JSON goes.
+    pub(crate) fn json(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// The finished frame, or the size of its body in bytes if that is over `limit`.
+    pub(crate) fn finish(mut self, id: u64, arg: u64, limit: usize) -> Result<Vec<u8>, usize> {
+        let length = self.bytes.len() - HEADER;
+        match u32::try_from(length) {
+            Ok(wire) if length <= limit => {
+                self.fill(wire, id, arg);
+                Ok(self.bytes)
+            }
+            _ => Err(length),
+        }
+    }
+
+    fn fill(&mut self, length: u32, id: u64, arg: u64) {
+        self.bytes[..4].copy_from_slice(&length.to_le_bytes());
+        self.bytes[6..8].copy_from_slice(&self.name.to_le_bytes());
+        self.bytes[8..16].copy_from_slice(&id.to_le_bytes());
+        self.bytes[16..24].copy_from_slice(&arg.to_le_bytes());
+    }
+}
