@@ -1,0 +1,85 @@
+//! What an ordinary call does: arguments in, results and exceptions out.
+
+mod common;
+
+use common::{finish, pool};
+use serde::{Deserialize, Serialize};
+use snakepen::Error;
+
+#[derive(Serialize)]
+struct Sum {
+    a: i64,
+    b: i64,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct Point {
+    x: f64,
+    y: f64,
+}
+
+#[tokio::test]
+async fn arguments_are_positional_keyword_single_or_none() {
+    let pool = pool("basic.py").workers(1).start().await.unwrap();
+    assert_eq!(pool.call::<i64>("add", (2, 3)).await.unwrap(), 5);
+    assert_eq!(pool.call::<i64>("add", [2, 3]).await.unwrap(), 5);
+    assert_eq!(pool.call::<i64>("add", Sum { a: 2, b: 3 }).await.unwrap(), 5);
+    assert_eq!(pool.call::<i64>("add", &Sum { a: 2, b: 3 }).await.unwrap(), 5);
+    assert_eq!(pool.call::<String>("echo", "one").await.unwrap(), "one");
+    assert_eq!(pool.call::<Option<i64>>("echo", ()).await.unwrap(), None);
+    assert_eq!(pool.call::<Option<i64>>("echo", (None::<i64>,)).await.unwrap(), None);
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn a_result_is_decoded_into_the_callers_type() {
+    let pool = pool("basic.py").workers(1).start().await.unwrap();
+    let point: Point = pool
+        .call("echo", (serde_json::json!({"x": 1, "y": 2.5}),))
+        .await
+        .unwrap();
+    assert_eq!(point, Point { x: 1.0, y: 2.5 });
+    let error = pool.call::<Point>("echo", ("not a point",)).await.unwrap_err();
+    assert!(matches!(&error, Error::Decode { handler, .. } if handler == "echo"), "{error}");
+    assert!(error.may_have_run() && !error.is_retryable());
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn an_async_handler_is_a_handler() {
+    let pool = pool("basic.py").workers(1).start().await.unwrap();
+    assert_eq!(pool.call::<f64>("async_sleep", (0.001,)).await.unwrap(), 0.001);
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn an_exception_arrives_with_its_traceback() {
+    let pool = pool("basic.py").workers(1).start().await.unwrap();
+    let error = pool.call::<()>("fail", "no such thing").await.unwrap_err();
+    let Error::Python { handler, exception } = &error else { panic!("{error:?}") };
+    assert_eq!((handler.as_str(), exception.type_name.as_str()), ("fail", "ValueError"));
+    assert_eq!(exception.message, "no such thing");
+    assert!(exception.traceback.contains("basic.py") && exception.traceback.contains("in fail"));
+    assert!(!exception.traceback.contains("_worker.py") && !exception.traceback.contains("_serve.py"));
+    assert!(error.may_have_run() && !error.is_retryable());
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn an_unknown_handler_is_named_with_the_known_ones() {
+    let pool = pool("basic.py").workers(1).start().await.unwrap();
+    let error = pool.call::<()>("ecko", ()).await.unwrap_err();
+    let Error::UnknownHandler { name, known } = &error else { panic!("{error:?}") };
+    assert_eq!(name, "ecko");
+    assert!(known.contains(&"echo".to_owned()));
+    assert!(!error.may_have_run() && !error.is_retryable());
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn exposed_functions_are_handlers() {
+    let pool = pool("basic.py").workers(1).expose("sqrt", "math:sqrt").start().await.unwrap();
+    assert_eq!(pool.call::<f64>("sqrt", 9).await.unwrap(), 3.0);
+    assert!(pool.call::<f64>("math.sqrt", 9).await.is_err());
+    finish(pool).await;
+}
