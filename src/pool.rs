@@ -158,6 +158,9 @@ impl Pool {
         // A root that is gone has shut the pool down.
         let _ = self.anchor.root.send_message(RootMsg::Shutdown);
         let _ = self.anchor.root.wait(None).await;
+        // At once, unless the tree was killed from outside: then its processes are still being ended.
+        self.anchor.shared.ports_ended().await;
+        self.anchor.shared.launchers_ended().await;
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use ractor::ActorRef;
 use tokio::sync::watch;
@@ -12,6 +13,9 @@ use crate::board::Board;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::pool::Anchor;
+
+/// Processes that do not even end after KILL (stuck in the kernel) are not waited for longer than this.
+const REAP: Duration = Duration::from_secs(10);
 
 /// Where the pool's actor is. The supervisor refills it; nobody else keeps a reference.
 #[derive(Debug)]
@@ -41,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) startup: watch::Sender<Startup>,
     /// The tasks that own processes; shutting down waits for all of them.
     pub(crate) ports: TaskTracker,
+    /// Likewise, of the launchers; they outlive the ports.
     pub(crate) launchers: TaskTracker,
     /// Set once the pool has started.
     pub(crate) anchor: OnceLock<Weak<Anchor>>,
@@ -105,6 +110,22 @@ impl Shared {
         });
     }
 
+    /// Waits until all workers' processes are ended and reaped.
+    pub(crate) async fn ports_ended(&self) {
+        self.ports.close();
+        if tokio::time::timeout(REAP, self.ports.wait()).await.is_err() {
+            tracing::error!(pool = self.config.name, "a worker's process does not end, not even killed");
+        }
+    }
+
+    /// Waits until all launchers are ended and reaped.
+    pub(crate) async fn launchers_ended(&self) {
+        self.launchers.close();
+        if tokio::time::timeout(REAP, self.launchers.wait()).await.is_err() {
+            tracing::error!(pool = self.config.name, "the launcher's process does not end, not even killed");
+        }
+    }
+
     /// What keeps the pool alive, while a handle of it is left.
     pub(crate) fn anchor(&self) -> Option<Arc<Anchor>> {
         self.anchor.get().and_then(Weak::upgrade)
@@ -119,6 +140,11 @@ impl Shared {
             }
             pending
         });
+    }
+
+    /// Whether the first start failed, so that there is nothing to come back to.
+    pub(crate) fn has_failed_to_start(&self) -> bool {
+        matches!(*self.startup.borrow(), Startup::Failed(_))
     }
 
     /// The first start succeeded.

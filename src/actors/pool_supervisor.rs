@@ -20,9 +20,6 @@ use crate::shared::{PoolCell, Shared};
 /// Workers have at least this long to leave, however much of the grace is used up.
 const LEAVE: Duration = Duration::from_secs(1);
 
-/// Processes that do not even end after KILL (stuck in the kernel) are not waited for longer than this.
-const REAP: Duration = Duration::from_secs(10);
-
 #[derive(Debug)]
 #[cfg_attr(feature = "cluster", derive(ractor_cluster_derive::RactorMessage))]
 pub(crate) enum PoolSupervisorMsg {
@@ -133,6 +130,9 @@ impl Actor for PoolSupervisor {
         }
         let failure = state.explain(part, error);
         state.stop_from(part).await;
+        if state.shared.has_failed_to_start() {
+            return Ok(());
+        }
         let delay = state.backoff.next(failure, fastrand::f64());
         if delay.is_zero() {
             state.start_from(part, &myself).await;
@@ -189,23 +189,18 @@ impl State {
         Ok(())
     }
 
-    /// Stops what was started after `part`, last first. What `part` itself had is gone.
-    async fn stop_from(&mut self, part: Part) {
+    /// Stops what was started after `ended`, last first, and forgets `ended` itself.
+    async fn stop_from(&mut self, ended: Part) {
         self.shared.refill(PoolCell::Starting);
-        if let Some(pool) = self.pool.take()
-            && part < Part::Pool
-        {
+        let pool = self.pool.take();
+        if let Some(pool) = pool.filter(|_| ended < Part::Pool) {
             let _ = pool.kill_and_wait(None).await;
         }
-        if part < Part::Pool
-            && let Some(workers) = self.workers.take()
-            && part < Part::Workers
-        {
+        let workers = self.workers.take_if(|_| ended <= Part::Workers);
+        if let Some(workers) = workers.filter(|_| ended < Part::Workers) {
             let _ = workers.kill_and_wait(None).await;
         }
-        if part == Part::Launcher {
-            self.launcher = None;
-        }
+        self.launcher.take_if(|_| ended == Part::Launcher);
     }
 
     /// Which child this is; `None` for one that is replaced already.
@@ -265,10 +260,7 @@ async fn shut_down(
             let _ = workers.wait(None).await;
         }
     }
-    shared.ports.close();
-    if tokio::time::timeout(REAP, shared.ports.wait()).await.is_err() {
-        tracing::error!(pool = shared.config.name, "a worker's process does not end, not even killed");
-    }
+    shared.ports_ended().await;
     if let Some(pool) = pool {
         pool.stop(None);
         let _ = pool.wait(None).await;
@@ -278,9 +270,6 @@ async fn shut_down(
     {
         let _ = launcher.wait(None).await;
     }
-    shared.launchers.close();
-    if tokio::time::timeout(REAP, shared.launchers.wait()).await.is_err() {
-        tracing::error!(pool = shared.config.name, "the launcher's process does not end, not even killed");
-    }
+    shared.launchers_ended().await;
     myself.stop(None);
 }

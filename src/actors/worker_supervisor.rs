@@ -15,6 +15,9 @@ use crate::error::StartError;
 use crate::port::task::PortEnd;
 use crate::shared::Shared;
 
+/// The shortest delay after an actor could not even be spawned.
+const RETRY: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 #[cfg_attr(feature = "cluster", derive(ractor_cluster_derive::RactorMessage))]
 pub(crate) enum WorkerSupervisorMsg {
@@ -133,20 +136,10 @@ impl State {
             }
             Err(error) => {
                 tracing::error!(pool = self.shared.config.name, slot, %error, "cannot start a worker's actor");
-                self.start_later(myself, slot, Failure::Start);
+                let delay = self.backoffs[slot].next(Failure::Start, fastrand::f64()).max(RETRY);
+                myself.send_after(delay, move || WorkerSupervisorMsg::Start(slot));
             }
         }
-    }
-
-    fn start_later(&mut self, myself: &ActorRef<WorkerSupervisorMsg>, slot: usize, failure: Failure) -> Duration {
-        let delay = self.backoffs[slot].next(failure, fastrand::f64());
-        if delay.is_zero() {
-            // This actor's own mailbox is open.
-            let _ = myself.send_message(WorkerSupervisorMsg::Start(slot));
-        } else {
-            myself.send_after(delay, move || WorkerSupervisorMsg::Start(slot));
-        }
-        delay
     }
 
     async fn ended(
@@ -164,30 +157,23 @@ impl State {
         }
         let pool = &self.shared.config.name;
         let failed = error.as_ref().and_then(|error| error.downcast_ref::<WorkerFailed>());
-        match failed.map(|WorkerFailed(end)| end) {
+        let failure = match failed.map(|WorkerFailed(end)| end) {
             // The launcher is gone, and with it soon this supervisor.
             Some(PortEnd::StartFailed(error)) if matches!(**error, StartError::Stopped { .. }) => {
-                self.start_later(myself, slot, Failure::Start);
+                Some(Failure::Start)
             }
             Some(PortEnd::StartFailed(error)) => {
+                tracing::error!(pool, slot, %error, "a worker did not start");
                 self.shared.board.broken(slot, error);
+                let _ = self.shared.to_pool(PoolMsg::Broken { slot, error: Arc::clone(error) });
                 self.shared.startup_failed(error);
-                let message = PoolMsg::Broken { slot, error: Arc::clone(error) };
-                let _ = self.shared.to_pool(message);
-                let delay = self.backoffs[slot].next(Failure::Start, fastrand::f64());
-                tracing::error!(pool, slot, retry_in = ?delay, %error, "a worker did not start");
-                myself.send_after(delay, move || WorkerSupervisorMsg::Start(slot));
+                Some(Failure::Start)
             }
             Some(PortEnd::Died { uptime, message }) => {
-                let delay = self.backoffs[slot].next(Failure::Death { uptime: *uptime }, fastrand::f64());
-                tracing::warn!(pool, slot, restart_in = ?delay, "{message}");
-                if delay.is_zero() {
-                    self.start(myself, slot).await;
-                } else {
-                    myself.send_after(delay, move || WorkerSupervisorMsg::Start(slot));
-                }
+                tracing::warn!(pool, slot, "{message}");
+                Some(Failure::Death { uptime: *uptime })
             }
-            Some(PortEnd::Intended) => self.start(myself, slot).await,
+            Some(PortEnd::Intended) => None,
             None => {
                 // The actor ended: after an intended end of its process, or because somebody killed it, in
                 // which case its port ends the process.
@@ -195,8 +181,29 @@ impl State {
                 if let Some(error) = error {
                     tracing::error!(pool, slot, %error, "a worker's actor failed");
                 }
-                self.start(myself, slot).await;
+                None
             }
+        };
+        if !self.shared.has_failed_to_start() {
+            self.restart(myself, slot, failure).await;
+        }
+    }
+
+    /// Starts the slot's next worker: at once, or as late as its failures say.
+    async fn restart(
+        &mut self,
+        myself: &ActorRef<WorkerSupervisorMsg>,
+        slot: usize,
+        failure: Option<Failure>,
+    ) {
+        let delay = failure.map_or(Duration::ZERO, |failure| {
+            self.backoffs[slot].next(failure, fastrand::f64())
+        });
+        if delay.is_zero() {
+            self.start(myself, slot).await;
+        } else {
+            tracing::warn!(pool = self.shared.config.name, slot, ?delay, "the slot keeps failing");
+            myself.send_after(delay, move || WorkerSupervisorMsg::Start(slot));
         }
     }
 
