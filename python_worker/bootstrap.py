@@ -3,8 +3,9 @@ import sys
 
 if sys.version_info < (3, 10) or sys.implementation.name != "cpython":
     sys.stderr.write(
-        "snakepen needs CPython 3.10 or later, %s is %s %s\n"
-        % (sys.executable, sys.implementation.name, ".".join(map(str, sys.version_info[:3])))
+        "snakepen needs CPython 3.10 or later, {} is {} {}\n".format(
+            sys.executable, sys.implementation.name, ".".join(map(str, sys.version_info[:3]))
+        )
     )
     sys.exit(96)
 

@@ -1,4 +1,78 @@
 //! Snakepen gives a Rust program a pen of Python worker processes: supervised, pooled, named.
+//!
+//! Point it at a Python file, and call its functions as if they were async Rust functions. Python stays out of the
+//! host's address space: a segfault, a leak, a stuck C extension or a GIL costs one worker, never the host and
+//! never the other callers.
+//!
+//! ```python
+//! # examples/basics.py
+//! import snakepen
+//!
+//! @snakepen.handler
+//! def add(a: int, b: int) -> int:
+//!     return a + b
+//! ```
+//!
+//! ```
+//! use std::time::Duration;
+//! use snakepen::{Error, Pool};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Error> {
+//! let pool = Pool::builder("demo").handlers("examples/basics.py").workers(2).start().await?;
+//!
+//! let sum: i64 = pool.call("add", (2, 3)).await?;
+//! assert_eq!(sum, 5);
+//!
+//! let error = pool.call::<f64>("divide", (1, 0)).timeout(Duration::from_secs(5)).await.unwrap_err();
+//! let Error::Python { exception, .. } = &error else { panic!("{error}") };
+//! assert_eq!(exception.type_name, "ZeroDivisionError");
+//! assert!(error.may_have_run());
+//!
+//! pool.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Theory of operation
+//!
+//! A pool is a small tree of [`ractor`] actors in the host, one *launcher* process, and a number of *workers*:
+//!
+//! ```text
+//! <pool>/root                     keeps the next one running
+//! └─ <pool>/supervisor            rest for one, in this order
+//!    ├─ <pool>/launcher           owns the launcher process, which forks the workers
+//!    ├─ <pool>/workers            one for one, each slot with a backoff of its own
+//!    │  └─ <pool>/worker/<slot>   owns one port: one Python process and the socket to it
+//!    └─ <pool>                    the queue
+//! ```
+//!
+//! A call is encoded in the caller's task, admitted (or refused: the queue is bounded) and sent to the pool's actor,
+//! which gives it to an idle worker, or queues it. The worker's I/O task writes it to the Python process and reads
+//! frames until the answer, which goes straight to the caller, who decodes it. No actor ever waits for Python.
+//!
+//! Every call ends: with a result, a Python exception, or an [`Error`] that says where it was and whether its handler
+//! may have run. A call whose time runs out, or whose future is dropped, never runs if it was still queued; if it was
+//! running, its worker is killed and replaced, which takes some milliseconds because workers are forked from the
+//! launcher, together with everything that was [preloaded](Builder::preload).
+//!
+//! No process outlives its pool: workers lead process groups that are killed before their leader is reaped, the
+//! launcher ends with the host, and a worker with its launcher, even if each is killed with `-9`.
+//!
+//! # In Python
+//!
+//! A handler is a function decorated with `@snakepen.handler`, `async def` or not, or one that the Rust side
+//! [exposes](Builder::expose). `snakepen.current()` tells the running request's id, deadline, worker and pool.
+//! What a handler prints and logs arrives in [`tracing`] under the target `snakepen::python`, with pool, worker and
+//! request. The package is embedded in the crate; nothing has to be installed.
+//!
+//! # Features
+//!
+//! `cluster`: makes the actors' messages fit a build that links ractor's `cluster` feature. Off by default.
+//!
+//! # Platform
+//!
+//! Linux 5.10 or later; CPython 3.10 to 3.14.
 
 mod actors;
 mod backoff;

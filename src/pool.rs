@@ -67,11 +67,12 @@ impl Pool {
     }
 
     pub(crate) async fn start(config: Config) -> Result<Self, Error> {
-        for part in ["", "supervisor", "launcher", "workers"] {
-            let name = if part.is_empty() { config.name.clone() } else { config.actor_name(part) };
-            if registry::where_is(&name).is_some() {
-                return Err(Error::NameTaken { name });
-            }
+        // The root's name guards those of its tree against other pools; these checks, against other actors.
+        let parts = ["supervisor", "launcher", "workers"].map(|part| config.actor_name(part));
+        let workers = (0..config.workers).map(|slot| config.worker_name(slot));
+        let mut names = std::iter::once(config.name.clone()).chain(parts).chain(workers);
+        if let Some(name) = names.find(|name| registry::where_is(name).is_some()) {
+            return Err(Error::NameTaken { name });
         }
         let shared = Arc::new(Shared::new(config));
         let name = shared.config.actor_name("root");

@@ -1,10 +1,10 @@
 """Functions that a Rust program calls through a Snakepen pool.
 
-    import snakepen
+import snakepen
 
-    @snakepen.handler
-    def add(a: int, b: int) -> int:
-        return a + b
+@snakepen.handler
+def add(a: int, b: int) -> int:
+    return a + b
 """
 
 from ._handlers import handler

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from _collections import deque
 from _socket import MSG_DONTWAIT, MSG_NOSIGNAL, socket
 from _thread import allocate_lock
 
@@ -12,7 +11,11 @@ from ._wire import CALL, CANCEL, EXIT, PING, REPLY, Decoder, Frame, ProtocolErro
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
+
     from ._request import Request
+else:
+    from _collections import deque
 
 _SMALL = 32 * 1024
 
@@ -142,7 +145,7 @@ class Connection:
             self._sending.release()
 
     def _write(self, frame: bytes | tuple[bytes, bytes]) -> None:
-        if type(frame) is bytes:
+        if isinstance(frame, bytes):
             sent = self._socket.send(frame, MSG_NOSIGNAL)
             parts = [memoryview(frame)] if sent < len(frame) else []
         else:

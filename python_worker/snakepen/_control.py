@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from struct import calcsize, pack, unpack
 
 # `socket` costs as much as the rest of the launcher: it builds enums of all constants.
 from _socket import (
@@ -18,6 +17,7 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
+from struct import calcsize, pack, unpack
 
 from . import _errors, _json
 

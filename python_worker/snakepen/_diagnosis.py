@@ -94,7 +94,9 @@ class _Walk:
             return self._check_text(value, value)
         if isinstance(value, float):
             if value != value or value in (float("inf"), float("-inf")):
-                return self._found(value, f"{float.__repr__(value)} isn't JSON: return None, or a string that you agree on")
+                return self._found(
+                    value, f"{float.__repr__(value)} isn't JSON: return None, or a string that you agree on"
+                )
             return None
         if isinstance(value, int):
             try:

@@ -29,8 +29,8 @@ def describe(error: BaseException) -> dict[str, Any]:
     seen: set[int] = set()
     first: dict[str, Any] = {}
     last = first
-    at: BaseException | None = error
-    while at is not None:
+    at = error
+    while True:
         seen.add(id(at))
         last.update(_describe_one(at, trace))
         if at.__cause__ is not None:

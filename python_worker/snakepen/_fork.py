@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _signal as signal
 import atexit
 import gc
 import os
@@ -12,16 +11,19 @@ from . import _linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Iterable
     from typing import Any
 
     from ._config import Descriptors
+else:
+    import _signal as signal  # without its enums, which take four milliseconds to build
 
 
 def become_worker(launcher: int, descriptors: Descriptors, preloaded: Iterable[int]) -> None:
     """Called in the child with all signals blocked; leaves with none blocked."""
     os.setpgid(0, 0)
-    _linux.die_with_parent(signal.SIGKILL, launcher)
+    _linux.die_with_parent(launcher)
     _take_descriptors(descriptors, preloaded)
     restore_signals()
     _drop_exit_handlers()

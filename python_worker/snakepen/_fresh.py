@@ -20,8 +20,8 @@ _CLEAR_OF_THOSE = 16
 
 def spawn(birth: Birth) -> int:
     """Starts one with posix_spawn, which is safe beside threads. Returns its pid."""
-    from _signal import SIGCHLD, SIGHUP, SIGINT, SIGTERM
     from fcntl import F_DUPFD_CLOEXEC, fcntl
+    from signal import SIGCHLD, SIGHUP, SIGINT, SIGTERM
 
     own = birth.descriptors
     note = os.memfd_create("snakepen-birth")
@@ -64,14 +64,13 @@ def spawn(birth: Birth) -> int:
 
 def receive() -> Birth:
     """The worker's end: what it was started with. Only its own descriptors are open afterwards."""
-    from _signal import SIGKILL
 
     from . import _linux, _startup
 
     with open(_BIRTH, "rb") as file:
         file.seek(0)
         text = _json.loads(file.read())
-    _linux.die_with_parent(SIGKILL, text["launcher"])
+    _linux.die_with_parent(text["launcher"])
     own = (_PORT, _DUMP, _STATUS)
     _fork.close_all_but({0, 1, 2, *own})
     for fd in own:

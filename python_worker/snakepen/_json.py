@@ -33,7 +33,6 @@ class _Scanning:
     parse_float = float
     parse_int = int
     parse_constant = staticmethod(_refuse_constant)
-    memo: dict[str, str] = {}
 
 
 # Circular references are found by it; emptied after a failure, which leaves its path in there.
@@ -45,7 +44,8 @@ def _build() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
         # json.encoder and json.decoder cost ten milliseconds of imports; this is what they call.
         from _json import encode_basestring, make_encoder, make_scanner
 
-        scan = make_scanner(_Scanning())
+        context: Any = _Scanning()
+        scan = make_scanner(context)
         encode = make_encoder(_on_path, _refuse_object, encode_basestring, None, ":", ",", False, False, False)
         join = "".join
 
@@ -55,7 +55,8 @@ def _build() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
         def from_text(text: str) -> Any:
             try:
                 value, end = scan(text, 0)
-            except StopIteration:
+            except (StopIteration, SystemError):
+                # SystemError: up to 3.11 it raises its error only if json.decoder has been imported.
                 return _plain_loads(text)
             return value if end == len(text) else _plain_loads(text)
 

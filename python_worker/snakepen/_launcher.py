@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _signal as signal
 import atexit
 import gc
 import os
@@ -16,7 +15,10 @@ from ._request import Place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from typing import Any, NoReturn
+else:
+    import _signal as signal  # without its enums, which take four milliseconds to build
 
 VERSION = 1
 
@@ -28,7 +30,7 @@ def main() -> NoReturn:
         if isinstance(error, BadMessage):
             print(f"snakepen launcher: {error}", file=sys.stderr)
         else:
-            sys.excepthook(*sys.exc_info())
+            sys.excepthook(type(error), error, error.__traceback__)
         _flush()
         os._exit(1)
     # A forked worker goes on from here, clear of the launcher's frames.

@@ -6,14 +6,15 @@ import ctypes
 import os
 
 _PR_SET_PDEATHSIG = 1
+_SIGKILL = 9
 _SYS_PIDFD_OPEN = 434  # the same on every architecture
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def die_with_parent(signal: int, parent: int) -> None:
-    """This process gets `signal` when the thread that started it ends; exits if that is past already."""
-    if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal)) != 0:
+def die_with_parent(parent: int) -> None:
+    """This process is killed when the thread that started it ends; it exits if that is past already."""
+    if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(_SIGKILL)) != 0:
         raise _failure("prctl")
     if os.getppid() != parent:
         os._exit(1)

@@ -98,7 +98,11 @@ class Server:
                 os._exit(leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None))
             raise Leave(leaving.code) from None
         except _json.Unserialisable as error:
-            fault = {"type": _errors.sound(error.type_name), "path": error.path, "message": _errors.sound(error.message)}
+            fault = {
+                "type": _errors.sound(error.type_name),
+                "path": error.path,
+                "message": _errors.sound(error.message),
+            }
             return _wire.ERROR, b"result", self._encode(b"result", fault), 0
         except BaseException as error:
             if connection.abandoned:

@@ -56,9 +56,7 @@ def set_up_imports(config: Config) -> None:
 
 def _in_virtual_environment() -> bool:
     directory = os.path.dirname(os.path.abspath(sys.executable))
-    return any(
-        os.path.isfile(os.path.join(place, "pyvenv.cfg")) for place in (directory, os.path.dirname(directory))
-    )
+    return any(os.path.isfile(os.path.join(place, "pyvenv.cfg")) for place in (directory, os.path.dirname(directory)))
 
 
 def preload(modules: list[str]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+from importlib import import_module
 
 from . import _errors, _handlers, _json, _logging, _startup, _wire
 from ._connection import Connection, PortEnded
-from ._request import Place
 from ._serve import Leave, Server
 from ._status import StatusPage
 
@@ -24,13 +24,25 @@ _CO_COROUTINE = 0x80
 
 
 def run(birth: Birth, *, fresh: bool = False) -> NoReturn:
-    """Everything after the fork or exec, with nothing but the worker's own descriptors open."""
+    """Everything after the fork or exec, with nothing but the worker's own descriptors open. Never returns:
+    what called it is the launcher, or an interpreter whose tear-down would be the user's code once more."""
+    try:
+        connection = Connection(birth.descriptors.port, birth.config.max_frame)
+    except BaseException as error:
+        _explain(f"snakepen: the worker can't use its port: {error!r}")
+        os._exit(1)
+    try:
+        _run(birth, connection, fresh)
+    except BaseException as error:
+        leave_for_good(error, connection)
+
+
+def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     config = birth.config
     descriptors = birth.descriptors
     faulthandler.enable(descriptors.dump)
     page = StatusPage(descriptors.status)
     os.close(descriptors.status)
-    connection = Connection(descriptors.port, config.max_frame)
     os.register_at_fork(after_in_child=lambda: _after_fork(connection, descriptors.dump))
     _logging.install(connection, config.log_level)
     _startup.replace_main()
@@ -41,18 +53,16 @@ def run(birth: Birth, *, fresh: bool = False) -> NoReturn:
         _load(birth)
     except _startup.StartupError as failure:
         _fail(connection, failure)
-    server = Server(connection, page, birth.place)
     if any(_is_async(function) for function in _handlers.table.values()):
-        import asyncio  # noqa: F401  now rather than in the first call
+        import_module("asyncio")  # now rather than in the first call
+    server = Server(connection, page, birth.place)
     page.idle()
     connection.send(_wire.READY, 0, _wire.VERSION, json=_ready())
+    code: Any = None
     try:
         server.run()
-        code: Any = None
     except Leave as leave:
         code = leave.code
-    except BaseException as error:
-        leave_for_good(error, connection)
     _leave(server, connection, page, code)
 
 
@@ -72,9 +82,7 @@ def _is_async(function: Any) -> bool:
 
 
 def _ready() -> bytes:
-    return _json.dumps(
-        {"python": sys.version.split()[0], "pid": os.getpid(), "handlers": sorted(_handlers.table)}
-    )
+    return _json.dumps({"python": sys.version.split()[0], "pid": os.getpid(), "handlers": sorted(_handlers.table)})
 
 
 def _fail(connection: Connection, failure: _startup.StartupError) -> NoReturn:
@@ -107,11 +115,8 @@ def leave_for_good(error: BaseException, connection: Connection) -> NoReturn:
         code, text = PROTOCOL_EXIT, f"snakepen: protocol error: {error}"
     elif isinstance(error, OSError):
         code, text = PROTOCOL_EXIT, f"snakepen: the port's descriptor is gone, did a handler close it? {error}"
-    try:
-        print(text, file=sys.stderr)
-        _flush()
-    finally:
-        os._exit(code)
+    _explain(text)
+    os._exit(code)
 
 
 def _leave(server: Server, connection: Connection, page: StatusPage, code: Any) -> NoReturn:
@@ -132,12 +137,20 @@ def _leave(server: Server, connection: Connection, page: StatusPage, code: Any) 
         import atexit
 
         atexit._run_exitfuncs()
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         _flush()
         connection.flush()
         os._exit(status)
+
+
+def _explain(text: str) -> None:
+    try:
+        print(text, file=sys.stderr)
+    except Exception:  # whatever the user's code has put there
+        pass
+    _flush()
 
 
 def _flush() -> None:

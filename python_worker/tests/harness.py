@@ -63,7 +63,8 @@ class Port:
         self.dump, self.far_dump = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.status = os.memfd_create("status")
         os.ftruncate(self.status, 4096)
-        self.page = memoryview(mmap.mmap(self.status, 4096)).cast("Q")
+        self._map = mmap.mmap(self.status, 4096)
+        self.page = memoryview(self._map).cast("Q")
         self.decoder = Decoder(MAX_FRAME, _wire.TO_RUST)
         self.pid = -1
         self.pidfd = -1
@@ -79,6 +80,8 @@ class Port:
 
     def close(self) -> None:
         self.socket.close()
+        self.page.release()
+        self._map.close()
         for fd in (self.stdout, self.stderr, self.dump, self.pidfd):
             if fd >= 0:
                 os.close(fd)
@@ -104,7 +107,8 @@ class Port:
 
     def start_call(self, handler: str, *arguments: Any, deadline: int = 0, **named: Any) -> int:
         self._last_id += 1
-        payload = json.dumps(named or list(arguments)).encode()
+        text = json.dumps(named or list(arguments), ensure_ascii=False)
+        payload = text.encode() if _is_sound(text) else json.dumps(named or list(arguments)).encode()
         self.send(_wire.CALL, self._last_id, deadline, handler, payload)
         return self._last_id
 
@@ -177,7 +181,7 @@ class Launcher:
         self.control.settimeout(PATIENCE)
         self.process = subprocess.Popen(
             [python, "-I", "-S", "-c", BOOTSTRAP, str(PACKAGE), "launcher"],
-            stdin=far,
+            stdin=far.fileno(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, **(environment or {})},
@@ -251,6 +255,10 @@ class Launcher:
                         wait_gone(port.pidfd)
                 finally:
                     port.close()
+
+
+def _is_sound(text: str) -> bool:
+    return not any(0xD800 <= ord(character) < 0xE000 for character in text)
 
 
 def _ignore_signals() -> None:

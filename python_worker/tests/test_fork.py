@@ -56,7 +56,9 @@ def test_signals_and_group(launcher: Launcher) -> None:
     seen = masks(port.pid)
     assert seen["SigBlk"] == 0
     assert seen["SigIgn"] == bit(signal.SIGPIPE) | bit(signal.SIGXFSZ)
-    assert seen["SigCgt"] & 0xFFFF & ~(bit(signal.SIGSEGV) | bit(signal.SIGFPE) | bit(signal.SIGABRT) | bit(signal.SIGBUS) | bit(signal.SIGILL)) == bit(signal.SIGINT)
+    assert seen["SigCgt"] & 0xFFFF & ~(
+        bit(signal.SIGSEGV) | bit(signal.SIGFPE) | bit(signal.SIGABRT) | bit(signal.SIGBUS) | bit(signal.SIGILL)
+    ) == bit(signal.SIGINT)
 
 
 def test_random_streams_differ(launcher: Launcher, handlers: Handlers) -> None:
@@ -109,7 +111,9 @@ def test_exit_runs_its_own_handlers_only(launcher: Launcher, tmp_path: Path, han
     assert port.page[2] == 3
 
 
-@pytest.mark.parametrize(("code", "status", "says"), [(None, 0, ""), (3, 3, ""), ("sorry", 1, "sorry\n"), (-1, 255, "")])
+@pytest.mark.parametrize(
+    ("code", "status", "says"), [(None, 0, ""), (3, 3, ""), ("sorry", 1, "sorry\n"), (-1, 255, "")]
+)
 def test_sys_exit_leaves_in_order(
     launcher: Launcher, tmp_path: Path, handlers: Handlers, code: object, status: int, says: str
 ) -> None:
@@ -126,7 +130,8 @@ def test_an_event_loop_of_a_preloaded_module_is_forgotten(
     launcher: Launcher, tmp_path: Path, handlers: Handlers
 ) -> None:
     (tmp_path / "loops.py").write_text(
-        "import asyncio\nLOOP = asyncio.new_event_loop()\nasyncio.set_event_loop(LOOP)\nasyncio._set_running_loop(LOOP)\n"
+        "import asyncio\nLOOP = asyncio.new_event_loop()\n"
+        "asyncio.set_event_loop(LOOP)\nasyncio._set_running_loop(LOOP)\n"
     )
     launcher.configure(
         handlers=handlers(

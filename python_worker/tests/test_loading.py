@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import snakepen
 from harness import Launcher
+
+import snakepen
 from snakepen import _handlers, _wire
 
 Handlers = Callable[[str], dict[str, str]]
@@ -129,7 +130,8 @@ def test_a_reloaded_function_replaces_the_old_one() -> None:
         return same
 
     make(1)
-    assert _handlers.table["same"] is make(2)
+    second = make(2)
+    assert _handlers.table["same"] is second
 
 
 def test_two_functions_of_one_name() -> None:

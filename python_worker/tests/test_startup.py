@@ -26,7 +26,8 @@ def look():
 @pytest.mark.parametrize("fresh", [False, True])
 def test_import_path(tmp_path: Path, handlers: Handlers, fresh: bool) -> None:
     extra, named = tmp_path / "extra", tmp_path / "named"
-    extra.mkdir(), named.mkdir()
+    extra.mkdir()
+    named.mkdir()
     launcher = Launcher(environment={"PYTHONPATH": f"{named}:", "PYTHONDONTWRITEBYTECODE": "1"}, cwd=extra)
     try:
         ready = launcher.configure(handlers=handlers(LOOK), paths=[str(extra)], fresh=fresh)
@@ -65,7 +66,7 @@ def test_a_virtual_environment(venv: Path, handlers: Handlers, fresh: bool) -> N
 
 
 def test_user_site_outside_of_an_environment(tmp_path: Path, handlers: Handlers) -> None:
-    base = str(Path(sys._base_executable))  # pyright: ignore
+    base = os.path.realpath(sys.executable)
     found = subprocess.run(
         [base, "-c", "import site; print(site.getusersitepackages())"],
         env={**os.environ, "PYTHONUSERBASE": str(tmp_path / "user")},
@@ -89,7 +90,9 @@ def test_user_site_outside_of_an_environment(tmp_path: Path, handlers: Handlers)
 def test_preloaded_modules_are_shared(launcher: Launcher, tmp_path: Path, handlers: Handlers) -> None:
     (tmp_path / "shared.py").write_text("import os\nPID = os.getpid()\n")
     launcher.configure(
-        handlers=handlers("import shared, gc\n@handler\ndef look(): return [shared.PID, gc.isenabled(), gc.get_freeze_count() > 0]"),
+        handlers=handlers(
+            "import shared, gc\n@handler\ndef look(): return [shared.PID, gc.isenabled(), gc.get_freeze_count() > 0]"
+        ),
         preload=["shared"],
     )
     for slot in range(2):
@@ -104,7 +107,7 @@ def test_a_preloaded_handler_file_is_used_as_it_is(launcher: Launcher, handlers:
 
 def test_threads_make_workers_fresh(launcher: Launcher, tmp_path: Path, handlers: Handlers) -> None:
     (tmp_path / "threaded.py").write_text(
-        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\nimport os\nPID = os.getpid()\n"
+        "import os\nfrom threading import Event, Thread\nPID = os.getpid()\nThread(target=Event().wait, daemon=True).start()\n"
     )
     ready = launcher.configure(
         handlers=handlers("import sys, threaded\n@handler\ndef pid(): return threaded.PID"), preload=["threaded"]

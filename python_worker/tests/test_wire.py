@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from snakepen import _wire
 from snakepen._wire import Decoder, Frame, ProtocolError
 
@@ -52,7 +53,9 @@ def test_recorded(record: dict[str, Any], piece: int) -> None:
     assert [plain(frame) for frame in frames] == [(*expected, [bytes.fromhex(text) for text in record["buffers"]])]
 
 
-@pytest.mark.parametrize("record", [record for record in RECORDED["frames"] if record["valid"]], ids=lambda r: r["name"])
+@pytest.mark.parametrize(
+    "record", [record for record in RECORDED["frames"] if record["valid"]], ids=lambda r: r["name"]
+)
 def test_encoding_gives_the_recorded_bytes(record: dict[str, Any]) -> None:
     fields = (record["kind"], record["id"], record["arg"], record["frame_name"].encode(), record["json"].encode())
     if record["flags"] & _wire.BUFFERS:

@@ -159,3 +159,33 @@ pub async fn finish(pool: Pool) {
         );
     }
 }
+
+/// A pool over the handler file at `path`, under a name of its own.
+pub fn pool_over(path: &str) -> Builder {
+    Pool::builder(unique("made")).python(python()).handlers(path)
+}
+
+/// A variable for [`Builder::env`] that marks the processes of one pool, whoever their parent is by now.
+pub struct Mark(String);
+
+impl Mark {
+    const KEY: &str = "SNAKEPEN_TEST_MARK";
+
+    pub fn new() -> Self {
+        Self(format!("{}.{}", unique("mark"), std::process::id()))
+    }
+
+    pub fn on(&self, builder: Builder) -> Builder {
+        builder.env(Self::KEY, &self.0)
+    }
+
+    /// The processes that have it in their environment; zombies have none.
+    pub fn processes(&self) -> Vec<i32> {
+        let wanted = format!("{}={}", Self::KEY, self.0);
+        let has = |&pid: &i32| {
+            fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|all| all.split(|&byte| byte == 0).any(|one| one == wanted.as_bytes()))
+        };
+        all_pids().into_iter().filter(has).collect()
+    }
+}

@@ -1,0 +1,8 @@
+"""What the benchmarks call."""
+
+import snakepen
+
+
+@snakepen.handler
+def echo(value: object) -> object:
+    return value
