@@ -41,7 +41,11 @@ struct Bench {
 
 impl Bench {
     /// The time of an operation in ns. `prepare` makes what a round starts from; `run` does so many operations.
-    fn measure<S>(&self, mut prepare: impl FnMut() -> S, mut run: impl FnMut(&mut S) -> u64) -> f64 {
+    fn measure<S>(
+        &self,
+        mut prepare: impl FnMut() -> S,
+        mut run: impl FnMut(&mut S) -> u64,
+    ) -> f64 {
         let rounds = (0..self.rounds).map(|_| {
             let (mut time, mut operations) = (Duration::ZERO, 0);
             while operations < self.operations {
@@ -82,7 +86,7 @@ impl Load {
     }
 
     fn deadline(&self, id: u64) -> Instant {
-        self.base + Duration::from_mins(1) + Duration::from_micros(10 * id)
+        self.base + Duration::from_secs(60) + Duration::from_micros(10 * id)
     }
 
     /// Submits a call; returns the slot if it runs at once.
@@ -90,7 +94,8 @@ impl Load {
         let id = self.next;
         self.next += 1;
         let deadline = self.deadline(id);
-        black_box(self.scheduler.submit(id, deadline, None, black_box(REQUEST))).map(|next| next.slot)
+        black_box(self.scheduler.submit(id, deadline, None, black_box(REQUEST)))
+            .map(|next| next.slot)
     }
 
     /// The ids of the queued calls, shuffled.
@@ -182,7 +187,13 @@ fn main() {
     for slots in SLOTS {
         let alone = unqueued(&bench, slots);
         rows.push(Row { job: "submit+idle", slots, queued: 0, ns_per_op: alone });
-        table.row(vec![slots.to_string(), "0".to_owned(), thousands(alone), "-".to_owned(), "-".to_owned()]);
+        table.row(vec![
+            slots.to_string(),
+            "0".to_owned(),
+            thousands(alone),
+            "-".to_owned(),
+            "-".to_owned(),
+        ]);
         for waiting in QUEUED {
             let figures = [
                 ("submit+idle", queued(&bench, slots, waiting)),

@@ -71,7 +71,13 @@ struct Round {
     launcher_pss: f64,
 }
 
-async fn round(name: &str, preload: &[&str], workers: usize, kills: usize, launcher: &LauncherReady) -> Round {
+async fn round(
+    name: &str,
+    preload: &[&str],
+    workers: usize,
+    kills: usize,
+    launcher: &LauncherReady,
+) -> Round {
     let builder = Pool::builder(name)
         .python(common::python())
         .handlers(common::handlers())
@@ -124,8 +130,10 @@ async fn restart(pool: &Pool, slot: usize) -> Duration {
 
 /// The proportional set size of a process in KiB: what it alone has, and its share of what it shares.
 fn pss_kib(pid: i32) -> f64 {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a running process");
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("the kernel says PSS");
+    let rollup =
+        std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a running process");
+    let line =
+        rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("the kernel says PSS");
     line.trim().trim_end_matches(" kB").parse().expect("a number of kB")
 }
 
@@ -161,7 +169,13 @@ async fn main() {
 
     let mut rows = Vec::new();
     let mut table = Table::new(&[
-        "preload", "workers", "launcher ready → all ready", "start()", "kill -9 → ready", "MiB/worker", "MiB launcher",
+        "preload",
+        "workers",
+        "launcher ready → all ready",
+        "start()",
+        "kill -9 → ready",
+        "MiB/worker",
+        "MiB launcher",
     ]);
     // Python's bytecode caches are written by the first start.
     round("warm-up", &preload, 1, 0, &launcher).await;
@@ -180,11 +194,16 @@ async fn main() {
             let of = |figure: fn(&Round) -> f64| Spread::of(done.iter().map(figure));
             let ready = of(|round| ms(round.workers_ready));
             let start = of(|round| ms(round.start));
-            let restart = Spread::of(done.iter().flat_map(|round| &round.restarts).map(|&time| ms(time)));
+            let restart =
+                Spread::of(done.iter().flat_map(|round| &round.restarts).map(|&time| ms(time)));
             let pss = of(|round| round.pss);
             let launcher_pss = of(|round| round.launcher_pss);
             table.row(vec![
-                if modules.is_empty() { "none".to_owned() } else { format!("{} modules", modules.len()) },
+                if modules.is_empty() {
+                    "none".to_owned()
+                } else {
+                    format!("{} modules", modules.len())
+                },
                 workers.to_string(),
                 ready.text(1),
                 start.text(1),
@@ -205,11 +224,22 @@ async fn main() {
         }
         if number == 0 {
             let pairs = done[0].iter().zip(&done[2]);
-            let ratio = Spread::of(pairs.map(|(one, eight)| ms(eight.workers_ready) / ms(one.workers_ready)));
-            reached.push(format!("8 workers ready in {} × the time of one, to be reached: 2", ratio.text(2)));
+            let ratio = Spread::of(
+                pairs.map(|(one, eight)| ms(eight.workers_ready) / ms(one.workers_ready)),
+            );
+            reached.push(format!(
+                "8 workers ready in {} × the time of one, to be reached: 2",
+                ratio.text(2)
+            ));
             let eight = &rows[2];
-            reached.push(format!("whole start with 8 workers: {:.1} ms, to be reached: 100", eight.start_ms));
-            reached.push(format!("slot ready again after kill -9: {:.1} ms, to be reached: 30", eight.restart_ms));
+            reached.push(format!(
+                "whole start with 8 workers: {:.1} ms, to be reached: 100",
+                eight.start_ms
+            ));
+            reached.push(format!(
+                "slot ready again after kill -9: {:.1} ms, to be reached: 30",
+                eight.restart_ms
+            ));
         }
     }
     table.print();

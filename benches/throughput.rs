@@ -152,7 +152,15 @@ async fn main() {
 
     let mut rows = Vec::new();
     let mut table = Table::new(&[
-        "workers", "callers", "snakepen/s", "p50 µs", "p99 µs", "bare/s", "p50 µs", "p99 µs", "ratio",
+        "workers",
+        "callers",
+        "snakepen/s",
+        "p50 µs",
+        "p99 µs",
+        "bare/s",
+        "p50 µs",
+        "p99 µs",
+        "ratio",
     ]);
     let mut reached = None;
     for workers in WORKERS {
@@ -185,7 +193,9 @@ async fn main() {
                     done[turn].push(round(&systems[turn], callers, time).await);
                 }
             }
-            let ratio = Spread::of(done[0].iter().zip(&done[1]).map(|(a, b)| a.calls_per_s / b.calls_per_s));
+            let ratio = Spread::of(
+                done[0].iter().zip(&done[1]).map(|(a, b)| a.calls_per_s / b.calls_per_s),
+            );
             if (workers, callers) == (REACH.0, REACH.1) {
                 reached = Some(ratio);
             }
@@ -206,7 +216,10 @@ async fn main() {
     table.print();
     if let Some(ratio) = reached {
         let (workers, callers, reach) = REACH;
-        println!("\n{callers} callers, {workers} workers: {} of bare, to be reached: {reach}", ratio.text(2));
+        println!(
+            "\n{callers} callers, {workers} workers: {} of bare, to be reached: {reach}",
+            ratio.text(2)
+        );
     }
     options.write(&rows);
 }

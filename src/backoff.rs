@@ -54,9 +54,7 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    const DEATH: Failure = Failure::Death {
-        uptime: Duration::from_millis(1),
-    };
+    const DEATH: Failure = Failure::Death { uptime: Duration::from_millis(1) };
 
     #[test]
     fn a_child_that_never_starts_is_retried_at_once_and_then_ever_more_rarely() {

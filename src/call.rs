@@ -68,10 +68,8 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
             let frame = frame?;
             let handler = frame.name().to_owned();
             let json = make(&anchor, slot, frame, timeout).await?;
-            serde_json::from_slice(&json).map_err(|error| Error::Decode {
-                handler,
-                message: error.to_string(),
-            })
+            serde_json::from_slice(&json)
+                .map_err(|error| Error::Decode { handler, message: error.to_string() })
         })
     }
 }

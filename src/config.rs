@@ -224,14 +224,13 @@ impl Builder {
     }
 
     fn check(self) -> Result<Config, Error> {
-        let reject = |option, message: &str| {
-            Err(Error::Config {
-                option,
-                message: message.to_owned(),
-            })
-        };
+        let reject =
+            |option, message: &str| Err(Error::Config { option, message: message.to_owned() });
         if self.name.is_empty() || self.name.contains('/') {
-            return reject("builder", "a pool's name is not empty and has no `/`, which parts it from its workers'");
+            return reject(
+                "builder",
+                "a pool's name is not empty and has no `/`, which parts it from its workers'",
+            );
         }
         let workers = match self.workers {
             Some(workers) => workers,
@@ -257,10 +256,14 @@ impl Builder {
             return reject("handlers", "name a Python file or module, or expose functions");
         }
         for (name, target) in &self.expose {
-            if name.is_empty() || !target.split_once(':').is_some_and(|(m, a)| !m.is_empty() && !a.is_empty()) {
+            if name.is_empty()
+                || !target.split_once(':').is_some_and(|(m, a)| !m.is_empty() && !a.is_empty())
+            {
                 return Err(Error::Config {
                     option: "expose",
-                    message: format!("`{target}` (as `{name}`) is not of the form `module:function`"),
+                    message: format!(
+                        "`{target}` (as `{name}`) is not of the form `module:function`"
+                    ),
                 });
             }
         }

@@ -42,7 +42,9 @@ pub enum Error {
     },
 
     /// An actor of this name is registered already, by another pool or by the program.
-    #[error("the name `{name}` is taken: give this pool another name, or shut the other one down first")]
+    #[error(
+        "the name `{name}` is taken: give this pool another name, or shut the other one down first"
+    )]
     NameTaken {
         /// The taken name.
         name: String,
@@ -367,7 +369,9 @@ pub enum StartError {
     },
 
     /// The embedded Python package could not be written to the cache directory.
-    #[error("cannot write the embedded Python package: {0}; set SNAKEPEN_CACHE_DIR to a writable directory")]
+    #[error(
+        "cannot write the embedded Python package: {0}; set SNAKEPEN_CACHE_DIR to a writable directory"
+    )]
     Package(String),
 
     /// The interpreter is not one that Snakepen runs on.
@@ -425,9 +429,5 @@ pub enum StartError {
 }
 
 fn stderr_lines(stderr: &str) -> String {
-    if stderr.is_empty() {
-        String::new()
-    } else {
-        format!("; stderr:\n{}", stderr.trim_end())
-    }
+    if stderr.is_empty() { String::new() } else { format!("; stderr:\n{}", stderr.trim_end()) }
 }

@@ -16,7 +16,10 @@ pub(crate) struct Interpreter {
 /// The builder's choice, else `SNAKEPEN_PYTHON`, the active virtual environment, `.venv`, `python3`.
 ///
 /// The path is executed as it is found, symbolic links unresolved: a virtual environment is recognised by it.
-pub(crate) fn resolve(chosen: Option<PathBuf>, directory: Option<&Path>) -> Result<Interpreter, Error> {
+pub(crate) fn resolve(
+    chosen: Option<PathBuf>,
+    directory: Option<&Path>,
+) -> Result<Interpreter, Error> {
     if let Some(path) = chosen {
         return find(&path, "builder");
     }
@@ -66,8 +69,7 @@ fn search_path(name: &OsStr, search: &OsStr) -> Option<PathBuf> {
 }
 
 fn is_executable(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

@@ -66,11 +66,8 @@ pub(crate) fn directory() -> Result<PathBuf, String> {
 }
 
 fn candidates() -> Vec<PathBuf> {
-    let variable = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let variable =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     if let Some(chosen) = std::env::var_os("SNAKEPEN_CACHE_DIR") {
         return vec![std::path::absolute(&chosen).unwrap_or_else(|_| chosen.into())];
     }

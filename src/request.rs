@@ -31,12 +31,7 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn new(frame: Vec<u8>, slot: Option<usize>, ticket: Ticket) -> Self {
-        Self {
-            frame: frame.into(),
-            slot,
-            ticket,
-            reassigned: 0,
-        }
+        Self { frame: frame.into(), slot, ticket, reassigned: 0 }
     }
 
     pub(crate) fn handler(&self) -> &str {
@@ -150,10 +145,7 @@ impl Ticket {
             Err(error) => Outcome::Failed(error),
         };
         self.count(outcome, after);
-        Settled {
-            answer,
-            reply: self.reply.take(),
-        }
+        Settled { answer, reply: self.reply.take() }
     }
 
     /// Counts the call and answers it; `after` is what its worker is then, if it has one.

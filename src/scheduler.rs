@@ -42,7 +42,10 @@ enum Worker {
     /// No worker takes calls here.
     Absent,
     Idle,
-    Busy { id: Id, deadline: Instant },
+    Busy {
+        id: Id,
+        deadline: Instant,
+    },
 }
 
 #[derive(Debug)]
@@ -72,12 +75,8 @@ pub(crate) struct Scheduler<R> {
 
 impl<R> Scheduler<R> {
     pub(crate) fn new(slots: usize) -> Self {
-        let slot = || Slot {
-            epoch: 0,
-            worker: Worker::Absent,
-            queue: VecDeque::new(),
-            broken: false,
-        };
+        let slot =
+            || Slot { epoch: 0, worker: Worker::Absent, queue: VecDeque::new(), broken: false };
         Self {
             slots: (0..slots).map(|_| slot()).collect(),
             idle: BTreeSet::new(),
@@ -211,7 +210,9 @@ impl<R> Scheduler<R> {
     /// The worker has ended request `id`.
     pub(crate) fn idle(&mut self, slot: usize, epoch: u64, id: Id) -> Option<Assignment<R>> {
         let state = &self.slots[slot];
-        if state.epoch != epoch || !matches!(state.worker, Worker::Busy { id: held, .. } if held == id) {
+        if state.epoch != epoch
+            || !matches!(state.worker, Worker::Busy { id: held, .. } if held == id)
+        {
             return None;
         }
         self.vacate(slot);
@@ -269,11 +270,7 @@ impl<R> Scheduler<R> {
         self.idle.remove(&slot);
         self.slots[slot].worker = Worker::Busy { id, deadline: queued.deadline };
         self.running.insert(id, slot);
-        Assignment {
-            slot,
-            epoch: self.slots[slot].epoch,
-            request: queued.request,
-        }
+        Assignment { slot, epoch: self.slots[slot].epoch, request: queued.request }
     }
 
     /// Whatever the slot's worker was doing, it no longer does.

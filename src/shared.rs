@@ -1,7 +1,7 @@
 //! What a pool's handles, actors and ports have in common, and what outlives each of them.
 
-use std::sync::{Arc, OnceLock, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use ractor::ActorRef;
@@ -74,11 +74,13 @@ impl Shared {
     /// Sends to the pool's actor; gives the message back while there is none.
     pub(crate) fn to_pool(&self, message: PoolMsg) -> Result<(), PoolMsg> {
         match &*self.cell.borrow() {
-            PoolCell::Up(pool) | PoolCell::Draining(pool) => pool.send_message(message).map_err(|error| match error {
-                ractor::MessagingErr::SendErr(message) => message,
-                // The type of the mailbox is that of the reference, and it is local.
-                _ => unreachable!("a local actor's mailbox is open or closed"),
-            }),
+            PoolCell::Up(pool) | PoolCell::Draining(pool) => {
+                pool.send_message(message).map_err(|error| match error {
+                    ractor::MessagingErr::SendErr(message) => message,
+                    // The type of the mailbox is that of the reference, and it is local.
+                    _ => unreachable!("a local actor's mailbox is open or closed"),
+                })
+            }
             PoolCell::Starting | PoolCell::Closed => Err(message),
         }
     }
@@ -114,7 +116,10 @@ impl Shared {
     pub(crate) async fn ports_ended(&self) {
         self.ports.close();
         if tokio::time::timeout(REAP, self.ports.wait()).await.is_err() {
-            tracing::error!(pool = self.config.name, "a worker's process does not end, not even killed");
+            tracing::error!(
+                pool = self.config.name,
+                "a worker's process does not end, not even killed"
+            );
         }
     }
 
@@ -122,7 +127,10 @@ impl Shared {
     pub(crate) async fn launchers_ended(&self) {
         self.launchers.close();
         if tokio::time::timeout(REAP, self.launchers.wait()).await.is_err() {
-            tracing::error!(pool = self.config.name, "the launcher's process does not end, not even killed");
+            tracing::error!(
+                pool = self.config.name,
+                "the launcher's process does not end, not even killed"
+            );
         }
     }
 

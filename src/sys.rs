@@ -86,12 +86,7 @@ pub(crate) fn send_message(
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::Error::other("too many descriptors for one message"));
     }
-    rustix::net::sendmsg(
-        socket,
-        &[IoSlice::new(bytes)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
@@ -109,10 +104,7 @@ pub(crate) fn receive_message(
         RecvFlags::CMSG_CLOEXEC,
     )?;
     if received.flags.contains(ReturnFlags::TRUNC) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "control message too long",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "control message too long"));
     }
     let fds = control
         .drain()
@@ -144,10 +136,7 @@ impl StatusPage {
             MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
         )?;
         rustix::fs::ftruncate(&fd, Self::SIZE)?;
-        rustix::fs::fcntl_add_seals(
-            &fd,
-            SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
-        )?;
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok(Self(fd))
     }
 
@@ -234,8 +223,7 @@ impl Process {
             return Ok(());
         }
         let group = rustix::process::Pid::from_raw(self.pid).ok_or(io::ErrorKind::InvalidInput)?;
-        let killed =
-            rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        let killed = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         gone_is_fine(killed.map_err(io::Error::from))?;
         self.signal(Signal::Kill)
     }
@@ -252,11 +240,7 @@ impl Process {
                 flags,
             )
         };
-        if answer == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -322,10 +306,8 @@ pub(crate) fn wait_readable(fd: &OwnedFd, time: Duration) -> bool {
     let until = Instant::now() + time;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: left.as_secs().cast_signed(),
-            tv_nsec: left.subsec_nanos().into(),
-        };
+        let timeout =
+            Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout)) {
             Ok(ready) => return ready > 0,
             Err(Errno::INTR) => {}

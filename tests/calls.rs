@@ -34,10 +34,7 @@ async fn arguments_are_positional_keyword_single_or_none() {
 #[tokio::test]
 async fn a_result_is_decoded_into_the_callers_type() {
     let pool = pool("basic.py").workers(1).start().await.unwrap();
-    let point: Point = pool
-        .call("echo", (serde_json::json!({"x": 1, "y": 2.5}),))
-        .await
-        .unwrap();
+    let point: Point = pool.call("echo", (serde_json::json!({"x": 1, "y": 2.5}),)).await.unwrap();
     assert_eq!(point, Point { x: 1.0, y: 2.5 });
     let error = pool.call::<Point>("echo", ("not a point",)).await.unwrap_err();
     assert!(matches!(&error, Error::Decode { handler, .. } if handler == "echo"), "{error}");
@@ -60,7 +57,9 @@ async fn an_exception_arrives_with_its_traceback() {
     assert_eq!((handler.as_str(), exception.type_name.as_str()), ("fail", "ValueError"));
     assert_eq!(exception.message, "no such thing");
     assert!(exception.traceback.contains("basic.py") && exception.traceback.contains("in fail"));
-    assert!(!exception.traceback.contains("_worker.py") && !exception.traceback.contains("_serve.py"));
+    assert!(
+        !exception.traceback.contains("_worker.py") && !exception.traceback.contains("_serve.py")
+    );
     assert!(error.may_have_run() && !error.is_retryable());
     finish(pool).await;
 }

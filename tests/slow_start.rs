@@ -45,7 +45,8 @@ async fn a_handler_file_that_waits_for_a_process() {
 #[tokio::test]
 async fn a_preloaded_module_that_takes_too_long() {
     let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("slow_preload.py"), "import time\ntime.sleep(300)\n").unwrap();
+    std::fs::write(directory.path().join("slow_preload.py"), "import time\ntime.sleep(300)\n")
+        .unwrap();
     let what = times_out(pool("basic.py").path(directory.path()).preload(["slow_preload"])).await;
     assert!(what.contains("launcher") && what.contains("preload"), "{what}");
 }
@@ -61,7 +62,8 @@ async fn a_preloaded_module_that_waits_for_a_process() {
 
 #[tokio::test]
 async fn one_that_takes_long_but_not_too_long_is_waited_for() {
-    let source = "import time, snakepen\ntime.sleep(1.0)\n\n@snakepen.handler\ndef one(): return 1\n";
+    let source =
+        "import time, snakepen\ntime.sleep(1.0)\n\n@snakepen.handler\ndef one(): return 1\n";
     let (_guard, file) = handler_file(source);
     let pool = pool_over(&file).workers(2).start().await.unwrap();
     assert_eq!(pool.call::<i64>("one", ()).await.unwrap(), 1);
@@ -85,7 +87,10 @@ async fn given_up(builder: Builder, marker: std::path::PathBuf) {
 async fn a_start_that_is_given_up_while_workers_load() {
     let directory = tempfile::tempdir().unwrap();
     let marker = directory.path().join("marker");
-    let source = format!("import time\nopen({:?}, 'w').close()\ntime.sleep(300)\n", marker.to_str().unwrap());
+    let source = format!(
+        "import time\nopen({:?}, 'w').close()\ntime.sleep(300)\n",
+        marker.to_str().unwrap()
+    );
     let (_guard, file) = handler_file(&source);
     given_up(pool_over(&file).workers(2), marker).await;
 }
@@ -94,7 +99,10 @@ async fn a_start_that_is_given_up_while_workers_load() {
 async fn a_start_that_is_given_up_while_the_launcher_preloads() {
     let directory = tempfile::tempdir().unwrap();
     let marker = directory.path().join("marker");
-    let source = format!("import time\nopen({:?}, 'w').close()\ntime.sleep(300)\n", marker.to_str().unwrap());
+    let source = format!(
+        "import time\nopen({:?}, 'w').close()\ntime.sleep(300)\n",
+        marker.to_str().unwrap()
+    );
     std::fs::write(directory.path().join("slow_preload.py"), source).unwrap();
     given_up(pool("basic.py").path(directory.path()).preload(["slow_preload"]), marker).await;
 }

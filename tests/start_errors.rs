@@ -126,7 +126,8 @@ async fn a_file_that_would_hide_a_module_of_the_standard_library_is_refused() {
 
 #[tokio::test]
 async fn a_process_started_by_a_failing_handler_file_is_not_left() {
-    let source = "import subprocess\nsubprocess.Popen(['sleep', '300'])\nraise ValueError('too late')\n";
+    let source =
+        "import subprocess\nsubprocess.Popen(['sleep', '300'])\nraise ValueError('too late')\n";
     let (_guard, file) = handler_file(source);
     exception(pool_over(&file), "handlers").await;
 }
@@ -214,7 +215,9 @@ async fn real_old_interpreters_are_refused() {
         let old = ["3.6.", "3.7.", "3.8.", "3.9."].iter().any(|prefix| version.starts_with(prefix));
         if old && python.exists() {
             let error = start_error(pool("basic.py").python(python)).await;
-            let StartError::UnsupportedPython(message) = &*error else { panic!("{version}: {error:?}") };
+            let StartError::UnsupportedPython(message) = &*error else {
+                panic!("{version}: {error:?}")
+            };
             assert!(message.contains("3.10 or later") && message.contains(&version), "{message}");
         }
     }
@@ -237,10 +240,12 @@ async fn a_preloaded_module_that_fails_is_named() {
     let source = "import subprocess\nsubprocess.Popen(['sleep', '300'])\n1 / 0\n";
     std::fs::write(directory.path().join("falls_over.py"), source).unwrap();
     let failing = || pool("basic.py").path(directory.path());
-    let missing = exception(failing().preload(["no_such_preload"]), "preload of `no_such_preload`").await;
+    let missing =
+        exception(failing().preload(["no_such_preload"]), "preload of `no_such_preload`").await;
     assert_eq!(missing.type_name, "ModuleNotFoundError");
     // The process that it has started must not be left either.
-    let raised = exception(failing().preload(["json", "falls_over"]), "preload of `falls_over`").await;
+    let raised =
+        exception(failing().preload(["json", "falls_over"]), "preload of `falls_over`").await;
     assert_eq!(raised.type_name, "ZeroDivisionError");
     assert!(raised.traceback.contains("falls_over.py\", line 3"), "{}", raised.traceback);
     let fresh = failing().preload(["falls_over"]).fresh_interpreter(true);
@@ -250,7 +255,8 @@ async fn a_preloaded_module_that_fails_is_named() {
 #[tokio::test]
 async fn a_preloaded_module_that_ends_the_process_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("leaves.py"), "import sys\nsys.exit('no more')\n").unwrap();
+    std::fs::write(directory.path().join("leaves.py"), "import sys\nsys.exit('no more')\n")
+        .unwrap();
     std::fs::write(directory.path().join("vanishes.py"), "import os\nos._exit(9)\n").unwrap();
     let leaving = pool("basic.py").path(directory.path()).preload(["leaves"]);
     assert_eq!(exception(leaving, "preload of `leaves`").await.type_name, "SystemExit");
@@ -277,8 +283,10 @@ async fn a_bare_failure_takes_less_than_a_second() {
 async fn the_name_is_free_after_a_failed_start() {
     let name = unique("again");
     let (_guard, bad) = handler_file("1 / 0\n");
-    let (_guard, good) = handler_file("import snakepen\n\n@snakepen.handler\ndef one(): return 1\n");
-    let builder = |file: &str| snakepen::Pool::builder(&name).python(python()).handlers(file).workers(2);
+    let (_guard, good) =
+        handler_file("import snakepen\n\n@snakepen.handler\ndef one(): return 1\n");
+    let builder =
+        |file: &str| snakepen::Pool::builder(&name).python(python()).handlers(file).workers(2);
     for _ in 0..3 {
         builder(&bad).start().await.unwrap_err();
         let pool = builder(&good).start().await.unwrap();

@@ -32,7 +32,7 @@ const SOCKET_BUFFER: usize = 4 << 20;
 
 type Job = (Bytes, oneshot::Sender<Bytes>);
 
-pub struct BarePool {
+pub(crate) struct BarePool {
     jobs: async_channel::Sender<Job>,
     tasks: Vec<JoinHandle<()>>,
     launcher: Launcher,
@@ -40,7 +40,12 @@ pub struct BarePool {
 
 impl BarePool {
     /// Starts the launcher and the workers, and returns when all of them are ready.
-    pub async fn start(python: &Path, package: &Path, handlers: &str, workers: usize) -> io::Result<Self> {
+    pub(crate) async fn start(
+        python: &Path,
+        package: &Path,
+        handlers: &str,
+        workers: usize,
+    ) -> io::Result<Self> {
         let mut launcher = Launcher::start(python, package, handlers)?;
         let (jobs, queue) = async_channel::unbounded();
         let mut tasks = Vec::new();
@@ -55,13 +60,13 @@ impl BarePool {
     }
 
     /// Sends a frame to whichever worker is free first, and returns the JSON of its result.
-    pub async fn call(&self, frame: Bytes) -> Bytes {
+    pub(crate) async fn call(&self, frame: Bytes) -> Bytes {
         let (reply, answer) = oneshot::channel();
         self.jobs.try_send((frame, reply)).expect("the workers' tasks are there");
         answer.await.expect("a worker lives")
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.jobs.close();
         for task in self.tasks {
             task.await.expect("a worker's task ends in order");
@@ -71,7 +76,7 @@ impl BarePool {
 }
 
 /// A CALL of a handler with these arguments.
-pub fn call_frame(handler: &str, arguments: &impl serde::Serialize) -> Bytes {
+pub(crate) fn call_frame(handler: &str, arguments: &impl serde::Serialize) -> Bytes {
     let json = serde_json::to_vec(arguments).expect("plain arguments");
     let name = u16::try_from(handler.len()).expect("a short name");
     let length = u32::try_from(handler.len() + json.len()).expect("a small call");
@@ -130,7 +135,8 @@ struct Launcher {
 
 impl Launcher {
     fn start(python: &Path, package: &Path, handlers: &str) -> io::Result<Self> {
-        let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (control, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let child = Command::new(python)
             .args(["-I", "-S", "-c", BOOTSTRAP])
             .arg(package)
@@ -149,7 +155,8 @@ impl Launcher {
 
     /// Has a worker forked; returns the host's end of its socket.
     fn spawn(&mut self, slot: usize) -> io::Result<OwnedFd> {
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         for end in [&ours, &theirs] {
             sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER)?;
         }

@@ -91,10 +91,16 @@ pub fn print_machine() {
         .map_or("unknown CPU", |(_, model)| model);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let version = ask(python(), "import platform; print(platform.python_version())");
-    println!("{cores} cores, {model}, Linux {}, CPython {version}", read("/proc/sys/kernel/osrelease").trim());
+    println!(
+        "{cores} cores, {model}, Linux {}, CPython {version}",
+        read("/proc/sys/kernel/osrelease").trim()
+    );
     println!("interpreter {} (resolved once, before anything is measured)", python().display());
     let load = read("/proc/loadavg");
-    println!("load average of the last minute at the start: {}\n", load.split(' ').next().unwrap_or("?"));
+    println!(
+        "load average of the last minute at the start: {}\n",
+        load.split(' ').next().unwrap_or("?")
+    );
 }
 
 /// The middle of some figures, and how far they reach.

@@ -64,7 +64,6 @@ def spawn(birth: Birth) -> int:
 
 def receive() -> Birth:
     """The worker's end: what it was started with. Only its own descriptors are open afterwards."""
-
     from . import _linux, _startup
 
     with open(_BIRTH, "rb") as file:

@@ -272,8 +272,9 @@ class Launcher:
         os._exit(0)
 
     def _end(self) -> NoReturn:
-        """Rust is gone, in whatever way."""
+        """Rust is gone, in whatever way. So is this process's own group, with what preloaded modules started."""
         self._kill_workers()
+        os.killpg(0, signal.SIGKILL)
         os._exit(0)
 
 

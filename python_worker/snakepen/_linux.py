@@ -10,11 +10,13 @@ _SIGKILL = 9
 _SYS_PIDFD_OPEN = 434  # the same on every architecture
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_prctl = _libc.prctl  # looked up here, once, and not in every worker
+_prctl.argtypes = (ctypes.c_int, ctypes.c_ulong)
 
 
 def die_with_parent(parent: int) -> None:
     """This process is killed when the thread that started it ends; it exits if that is past already."""
-    if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(_SIGKILL)) != 0:
+    if _prctl(_PR_SET_PDEATHSIG, _SIGKILL) != 0:
         raise _failure("prctl")
     if os.getppid() != parent:
         os._exit(1)

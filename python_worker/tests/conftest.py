@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 from harness import Launcher, Port, until
+from hypothesis import settings
+
+settings.register_profile("here", database=None, deadline=None)
+settings.load_profile("here")
 
 
 def children() -> list[str]:

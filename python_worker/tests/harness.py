@@ -175,7 +175,11 @@ def value(frame: Frame) -> Any:
 
 class Launcher:
     def __init__(
-        self, python: str = sys.executable, environment: dict[str, str] | None = None, cwd: Path | None = None
+        self,
+        python: str = sys.executable,
+        environment: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        inherits: bool = False,
     ) -> None:
         self.control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(PATIENCE)
@@ -186,6 +190,7 @@ class Launcher:
             stderr=subprocess.PIPE,
             env={**os.environ, **(environment or {})},
             cwd=cwd,
+            close_fds=not inherits,
             start_new_session=True,
             preexec_fn=_ignore_signals,
         )

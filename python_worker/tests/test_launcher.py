@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import BOOTSTRAP, PACKAGE, Launcher, alive, config, until, wait_gone
+from harness import BOOTSTRAP, PACKAGE, Launcher, Port, alive, config, descriptors, until, wait_gone
 
 
 def test_ready_says_what_it_is(launcher: Launcher) -> None:
@@ -192,21 +193,37 @@ def test_exit_runs_what_preloaded_modules_registered(launcher: Launcher, tmp_pat
     assert launcher.process.stdout.read().decode() == f"bye {launcher.process.pid}\n"
 
 
-def test_the_descriptors_of_the_host_are_not_passed_on(handlers: Callable[[str], dict[str, str]]) -> None:
-    leak = os.open(os.devnull, os.O_RDONLY)
+def test_the_descriptors_of_the_host_are_not_passed_on() -> None:
+    leak, end = os.pipe()
     os.set_inheritable(leak, True)
-    launcher = Launcher()
+    launcher = Launcher(inherits=True)
     try:
         launcher.configure()
-        assert set(launcher.worker().descriptors().values()).isdisjoint({"/dev/random"})
-        assert leak not in [fd for fd, path in _open(launcher.process.pid).items() if path == os.devnull and fd > 0]
+        worker = launcher.worker()
+        name = os.readlink(f"/proc/self/fd/{leak}")
+        for pid in (launcher.process.pid, worker.pid):
+            assert name not in descriptors(pid).values()
     finally:
-        os.close(leak)
         launcher.close()
+        os.close(leak)
+        os.close(end)
 
 
-def _open(pid: int) -> dict[int, str]:
-    return {int(name): os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
+def test_a_launcher_without_room_for_descriptors_goes_on(launcher: Launcher) -> None:
+    launcher.configure()
+    first = launcher.worker()
+    pid = launcher.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(descriptors(pid)) + 2, limits[1]))
+    port = Port()
+    launcher.say({"op": "spawn", "token": 9, "slot": 1, "epoch": 1, "worker": "w"}, port.far_ends())
+    answer = launcher.hear()
+    assert (answer["op"], answer["token"]) == ("spawn_failed", 9)
+    port.close_far_ends()
+    port.close()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    launcher.worker(1).ping(1)
+    first.ping(1)
 
 
 def test_an_old_interpreter_is_refused() -> None:

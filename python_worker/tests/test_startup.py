@@ -107,7 +107,8 @@ def test_a_preloaded_handler_file_is_used_as_it_is(launcher: Launcher, handlers:
 
 def test_threads_make_workers_fresh(launcher: Launcher, tmp_path: Path, handlers: Handlers) -> None:
     (tmp_path / "threaded.py").write_text(
-        "import os\nfrom threading import Event, Thread\nPID = os.getpid()\nThread(target=Event().wait, daemon=True).start()\n"
+        "import os\nfrom threading import Event, Thread\nPID = os.getpid()\n"
+        "Thread(target=Event().wait, daemon=True).start()\n"
     )
     ready = launcher.configure(
         handlers=handlers("import sys, threaded\n@handler\ndef pid(): return threaded.PID"), preload=["threaded"]

@@ -90,7 +90,7 @@ def encoded(frame: Frame) -> bytes:
     return _wire.encode(*fields, frame.flags)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(frames, max_size=6), st.data())
 def test_frames_survive_any_chunking(sent: list[Frame], data: st.DataObject) -> None:
     stream = b"".join(map(encoded, sent))
@@ -104,7 +104,7 @@ def test_frames_survive_any_chunking(sent: list[Frame], data: st.DataObject) -> 
     assert got == [plain(frame) for frame in sent]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.binary(max_size=300), st.booleans())
 def test_garbage_raises_nothing_but_protocol_errors(data: bytes, plausible: bool) -> None:
     if plausible and len(data) >= 6:  # past the first checks, into the body

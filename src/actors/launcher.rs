@@ -1,5 +1,6 @@
 //! The actor that stands for the launcher: it takes spawn orders, and fails when the launcher's process ends.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -62,6 +63,7 @@ impl Actor for Launcher {
             name: shared.config.actor_name("launcher"),
             shared: Arc::clone(&shared),
             orders: receiver,
+            early: VecDeque::new(),
             actor_gone,
             actor: myself,
         };

@@ -25,12 +25,8 @@ where
     F: Fn() -> A,
 {
     loop {
-        let spawned = Actor::spawn_linked(
-            Some(name.clone()),
-            actor(),
-            arguments(),
-            supervisor.clone(),
-        );
+        let spawned =
+            Actor::spawn_linked(Some(name.clone()), actor(), arguments(), supervisor.clone());
         match spawned.await {
             Err(SpawnErr::ActorAlreadyRegistered(_)) => {
                 if let Some(old) = registry::where_is(&name) {

@@ -27,13 +27,27 @@ pub(crate) enum PoolMsg {
     /// The caller of this request went away.
     Abandon(u64),
     /// The worker of a slot takes calls.
-    Up { slot: usize, epoch: u64, link: Link },
+    Up {
+        slot: usize,
+        epoch: u64,
+        link: Link,
+    },
     /// A worker has ended request `id`.
-    Idle { slot: usize, epoch: u64, id: u64 },
+    Idle {
+        slot: usize,
+        epoch: u64,
+        id: u64,
+    },
     /// A worker takes no more calls.
-    Down { slot: usize, epoch: u64 },
+    Down {
+        slot: usize,
+        epoch: u64,
+    },
     /// A slot's worker could not be started.
-    Broken { slot: usize, error: Arc<StartError> },
+    Broken {
+        slot: usize,
+        error: Arc<StartError>,
+    },
     /// The earliest deadline has come.
     Tick,
     /// Say when nothing is queued and nothing runs.
@@ -170,7 +184,8 @@ impl State {
                 // The worker is gone; the news is on its way.
                 request.ticket.unassign(WorkerState::Stopping);
                 self.scheduler.down(slot, epoch);
-                let (id, deadline, wanted) = (request.ticket.id, request.ticket.deadline, request.slot);
+                let (id, deadline, wanted) =
+                    (request.ticket.id, request.ticket.deadline, request.slot);
                 next = self.scheduler.resubmit(id, deadline, wanted, request);
             }
         }
@@ -265,7 +280,8 @@ impl State {
     }
 
     fn tell_drained(&mut self) {
-        if self.drained.is_some() && self.scheduler.is_drained()
+        if self.drained.is_some()
+            && self.scheduler.is_drained()
             && let Some(reply) = self.drained.take()
         {
             // Whoever asked may have stopped waiting.

@@ -12,7 +12,9 @@ use tokio::time::Instant;
 use super::launcher::{Launcher, LauncherFailed, LauncherMsg};
 use super::pool::{Pool, PoolMsg};
 use super::spawn_child;
-use super::worker_supervisor::{Arguments as WorkerArguments, WorkerSupervisor, WorkerSupervisorMsg};
+use super::worker_supervisor::{
+    Arguments as WorkerArguments, WorkerSupervisor, WorkerSupervisorMsg,
+};
 use crate::backoff::{Backoff, Failure};
 use crate::launcher::task::LauncherEnd;
 use crate::shared::{PoolCell, Shared};
@@ -174,7 +176,8 @@ impl State {
                 };
                 let name = config.actor_name("workers");
                 let arguments = || WorkerArguments { shared: shared(), launcher: launcher.clone() };
-                let (workers, _) = spawn_child(name, myself, || WorkerSupervisor, arguments).await?;
+                let (workers, _) =
+                    spawn_child(name, myself, || WorkerSupervisor, arguments).await?;
                 self.workers = Some(workers);
             }
             Part::Pool => {
@@ -232,7 +235,12 @@ impl State {
             }
             Some(LauncherEnd::Left) | None => {
                 let error = error.map_or_else(|| "stopped".to_owned(), |error| error.to_string());
-                tracing::error!(pool, ?part, error, "an actor ended; it is restarted, with those after it");
+                tracing::error!(
+                    pool,
+                    ?part,
+                    error,
+                    "an actor ended; it is restarted, with those after it"
+                );
                 Failure::Death { uptime: Duration::ZERO }
             }
         }

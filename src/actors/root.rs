@@ -36,12 +36,7 @@ impl Actor for Root {
         _myself: ActorRef<RootMsg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
-        Ok(State {
-            shared,
-            supervisor: None,
-            backoff: Backoff::default(),
-            closing: false,
-        })
+        Ok(State { shared, supervisor: None, backoff: Backoff::default(), closing: false })
     }
 
     async fn post_start(

@@ -86,15 +86,7 @@ impl Actor for Worker {
             launcher,
         };
         shared.ports.spawn(task.run());
-        Ok(State {
-            shared,
-            slot,
-            port,
-            pinged: None,
-            tokens: 0,
-            ticking: None,
-            _alive: alive,
-        })
+        Ok(State { shared, slot, port, pinged: None, tokens: 0, ticking: None, _alive: alive })
     }
 
     async fn handle(

@@ -196,9 +196,8 @@ impl State {
         slot: usize,
         failure: Option<Failure>,
     ) {
-        let delay = failure.map_or(Duration::ZERO, |failure| {
-            self.backoffs[slot].next(failure, fastrand::f64())
-        });
+        let delay = failure
+            .map_or(Duration::ZERO, |failure| self.backoffs[slot].next(failure, fastrand::f64()));
         if delay.is_zero() {
             self.start(myself, slot).await;
         } else {

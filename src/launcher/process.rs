@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::{Exit, StartError};
 use crate::package::{self, BOOTSTRAP};
 use crate::port::output::{Lines, Source, Stream};
-use crate::sys::{self, Process, Signal};
+use crate::sys::{self, Process};
 
 /// A launcher whose control socket is closed has this long to kill its workers' groups and to leave.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -55,12 +55,7 @@ pub(super) fn start(config: &Config) -> Result<Started, StartError> {
     })?;
     let process = Process::of_child(child.id()).map_err(system)?;
     sys::set_nonblocking(&control).map_err(system)?;
-    Ok(Started {
-        guard: Reaper { child: Some(child), process },
-        control,
-        stdout,
-        stderr,
-    })
+    Ok(Started { guard: Reaper { child: Some(child), process }, control, stdout, stderr })
 }
 
 /// The launcher's process and the ways to it.
@@ -94,7 +89,11 @@ impl LauncherProcess {
     }
 
     /// Sends a message, with descriptors; waits while the socket is full. Not sent if cancelled.
-    pub(super) async fn send(&self, message: &ToLauncher<'_>, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(super) async fn send(
+        &self,
+        message: &ToLauncher<'_>,
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
         let text = serde_json::to_vec(message)?;
         if text.len() > LONGEST {
             return Err(io::Error::other(format!(
@@ -152,13 +151,14 @@ impl LauncherProcess {
         }
     }
 
+    /// Kills the process, and what preloaded modules have started in its group.
     fn kill(&self) {
-        if let Err(error) = self.guard.process.signal(Signal::Kill) {
-            tracing::warn!(pid = self.pid(), %error, "cannot kill the launcher");
+        if let Err(error) = self.guard.process.kill_group() {
+            tracing::warn!(pid = self.pid(), %error, "cannot kill the launcher's process group");
         }
     }
 
-    /// Kills the process if it is still there, reaps it, and returns how it ended and the last of its stderr.
+    /// Kills the process if it is still there, and its group; reaps it, and returns how it ended and the last of its stderr.
     pub(super) async fn finish(mut self, source: Source<'_>) -> (Exit, String) {
         self.kill();
         self.ended().await;
@@ -207,16 +207,16 @@ impl Drop for Reaper {
         let Some(mut child) = self.child.take() else {
             return;
         };
-        let process = self.process.duplicate();
         let pid = self.process.pid();
+        let Ok(pidfd) = self.process.duplicate() else {
+            return;
+        };
         // A thread, because there may be no runtime any more. It ends when the launcher does, in 2 s at most.
         std::thread::spawn(move || {
-            if let Ok(pidfd) = process {
-                if !sys::wait_readable(&pidfd, LEAVE) {
-                    let _ = Process::new(pid, pidfd).signal(Signal::Kill);
-                }
-                let _ = child.wait();
-            }
+            sys::wait_readable(&pidfd, LEAVE);
+            // Before it is reaped, so that the group's number is still its own.
+            let _ = Process::new(pid, pidfd).kill_group();
+            let _ = child.wait();
         });
     }
 }

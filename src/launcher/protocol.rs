@@ -32,8 +32,20 @@ pub(crate) enum FromLauncher {
         error: PythonException,
     },
     /// Comes with the worker's pidfd.
-    Spawned { token: u64, pid: i32 },
-    SpawnFailed { token: u64, message: String },
-    Exited { pid: i32, code: Option<i32>, signal: Option<i32> },
-    Pong { token: u64 },
+    Spawned {
+        token: u64,
+        pid: i32,
+    },
+    SpawnFailed {
+        token: u64,
+        message: String,
+    },
+    Exited {
+        pid: i32,
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
+    Pong {
+        token: u64,
+    },
 }

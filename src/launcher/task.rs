@@ -55,6 +55,8 @@ pub(crate) struct LauncherTask {
     pub(crate) shared: Arc<Shared>,
     pub(crate) name: String,
     pub(crate) orders: mpsc::UnboundedReceiver<Order>,
+    /// Spawn orders that came before the launcher was ready.
+    pub(crate) early: VecDeque<SpawnOrder>,
     /// Resolves when the launcher's actor is gone.
     pub(crate) actor_gone: oneshot::Receiver<Infallible>,
     pub(crate) actor: ActorRef<LauncherMsg>,
@@ -93,6 +95,7 @@ struct Book {
 impl LauncherTask {
     pub(crate) async fn run(mut self) {
         let end = match self.start().await {
+            Err(StartError::Stopped { .. }) => LauncherEnd::Left,
             Err(error) => {
                 let error = Arc::new(error);
                 self.shared.startup_failed(&error);
@@ -100,7 +103,8 @@ impl LauncherTask {
             }
             Ok(mut launcher) => {
                 let ready = Instant::now();
-                let mut book = Book::default();
+                let waiting = std::mem::take(&mut self.early);
+                let mut book = Book { waiting, ..Book::default() };
                 let leave = self.serve(&mut launcher, &mut book).await;
                 // The ports learn that nobody will tell them of exits any more, and see to their processes.
                 drop(book);
@@ -149,10 +153,16 @@ impl LauncherTask {
             Err(error) if error.kind() == io::ErrorKind::Other => return Err(system(error).into()),
             Ok(()) | Err(_) => {}
         }
-        let received = tokio::select! {
-            _ = &mut self.actor_gone => {
-                return Err(StartError::Stopped { what: "the launcher".to_owned() }.into());
+        let Self { orders, early, actor_gone, .. } = self;
+        let told_to_leave = async {
+            while let Some(Order::Spawn(order)) = orders.recv().await {
+                early.push_back(order);
             }
+        };
+        let stopped = || StartError::Stopped { what: "the launcher".to_owned() };
+        let received = tokio::select! {
+            _ = actor_gone => return Err(stopped().into()),
+            () = told_to_leave => return Err(stopped().into()),
             received = launcher.receive(source(&self.shared, &self.name)) => received,
         };
         match received {
@@ -181,7 +191,9 @@ impl LauncherTask {
     ) -> Result<(), NotReady> {
         if version != wire::VERSION {
             let expected = wire::VERSION;
-            return Err(broke_protocol(format!("version {version}, this side speaks {expected}")).into());
+            return Err(
+                broke_protocol(format!("version {version}, this side speaks {expected}")).into()
+            );
         }
         tracing::debug!(pool = self.shared.config.name, python, fresh, "launcher is ready");
         if !threads.is_empty() {
@@ -202,6 +214,9 @@ impl LauncherTask {
         let timeout = self.shared.config.limits.health_timeout;
         let mut tokens = 0;
         let mut pinged = None;
+        if let Err(error) = book.spawn_next(launcher).await {
+            return Leave::Died(format!("takes no orders: {error}"));
+        }
         let timer = sleep_until(Instant::now() + interval);
         tokio::pin!(timer);
         loop {
@@ -247,9 +262,15 @@ impl LauncherTask {
 
     // === End ===
 
-    async fn end(&self, mut launcher: LauncherProcess, leave: Leave, uptime: Duration) -> LauncherEnd {
+    async fn end(
+        &self,
+        mut launcher: LauncherProcess,
+        leave: Leave,
+        uptime: Duration,
+    ) -> LauncherEnd {
         let source = source(&self.shared, &self.name);
-        if matches!(leave, Leave::Ordered) && send(&launcher, &ToLauncher::Exit, &[]).await.is_ok() {
+        if matches!(leave, Leave::Ordered) && send(&launcher, &ToLauncher::Exit, &[]).await.is_ok()
+        {
             launcher.leaves_within(LEAVE, source).await;
         }
         let pid = launcher.pid();
@@ -258,7 +279,11 @@ impl LauncherTask {
             Leave::Ordered => LauncherEnd::Left,
             Leave::Died(what) => LauncherEnd::Died {
                 uptime,
-                message: format!("{} (pid {pid}) {what}; it {exit}; stderr: {}", self.name, stderr.trim_end()),
+                message: format!(
+                    "{} (pid {pid}) {what}; it {exit}; stderr: {}",
+                    self.name,
+                    stderr.trim_end()
+                ),
             },
         }
     }

@@ -74,9 +74,7 @@ impl Port {
         let (our_stderr, stderr) = sys::pipe(false)?;
         let (our_dump, dump) = sys::pipe(true)?;
         let page = StatusPage::new()?;
-        let status = {
-                page.as_fd().try_clone_to_owned()?
-        };
+        let status = { page.as_fd().try_clone_to_owned()? };
         let port = Self {
             socket: UnixStream::from_std(ours.into())?,
             decoder: Decoder::new(Direction::ToRust, max_frame),

@@ -83,7 +83,9 @@ enum Leave {
     /// The port is closed.
     Closed,
     Kill(Ended),
-    Exit { grace: Duration },
+    Exit {
+        grace: Duration,
+    },
 }
 
 /// A started port.
@@ -127,9 +129,7 @@ impl PortTask {
         };
         let name = self.name.clone();
         let no_launcher = || StartError::Stopped { what: name.clone() };
-        self.launcher
-            .send_message(LauncherMsg::Spawn(order))
-            .map_err(|_| no_launcher())?;
+        self.launcher.send_message(LauncherMsg::Spawn(order)).map_err(|_| no_launcher())?;
         let child = tokio::select! {
             () = told_to_stop(&mut self.actor_gone, &mut self.commands) => return Err(no_launcher()),
             spawned = spawned => spawned.map_err(|_| no_launcher())??,
@@ -200,7 +200,10 @@ impl PortTask {
     }
 
     async fn ended_before_ready(&self, live: &mut Live) -> StartError {
-        if tokio::time::timeout(CLOSED_GRACE, poll_fn(|cx| live.child.poll_ended(cx))).await.is_err() {
+        if tokio::time::timeout(CLOSED_GRACE, poll_fn(|cx| live.child.poll_ended(cx)))
+            .await
+            .is_err()
+        {
             live.child.kill_group();
         }
         let exit = live.child.exit().await.unwrap_or(Exit::Unknown);
@@ -217,10 +220,7 @@ impl PortTask {
     }
 
     fn broke_protocol(&self, error: &ProtocolError) -> StartError {
-        StartError::Protocol {
-            what: format!("worker {}", self.name),
-            message: error.to_string(),
-        }
+        StartError::Protocol { what: format!("worker {}", self.name), message: error.to_string() }
     }
 
     /// The worker takes calls from now on. The board first: a pool actor that starts just now reads it there.
@@ -317,7 +317,9 @@ impl PortTask {
                 let answers = |request: &mut Request| request.ticket.id == frame.id;
                 match live.current.take_if(answers) {
                     Some(request) => self.finish(request, frame),
-                    None => Some(Leave::Kill(Ended::Protocol(unexpected(frame.kind, frame.id).to_string()))),
+                    None => Some(Leave::Kill(Ended::Protocol(
+                        unexpected(frame.kind, frame.id).to_string(),
+                    ))),
                 }
             }
             Kind::Pong => {
@@ -339,7 +341,8 @@ impl PortTask {
         let answer = match answer(&request, frame.kind, &frame) {
             Ok(answer) => answer,
             Err(error) => {
-                let died = self.death(&request, Exit::Unknown, Ended::Protocol(error.to_string()), None);
+                let died =
+                    self.death(&request, Exit::Unknown, Ended::Protocol(error.to_string()), None);
                 request.ticket.answer(Err(died), WorkerState::Stopping);
                 return Some(Leave::Kill(Ended::Protocol(error.to_string())));
             }
@@ -387,10 +390,9 @@ impl PortTask {
         let uptime = self.shared.board.down(slot, epoch, Some(message.clone()));
         self.return_unread();
         match ended {
-            Ended::Itself | Ended::ClosedPort | Ended::Protocol(_) | Ended::Unhealthy => PortEnd::Died {
-                uptime: uptime.unwrap_or_default(),
-                message,
-            },
+            Ended::Itself | Ended::ClosedPort | Ended::Protocol(_) | Ended::Unhealthy => {
+                PortEnd::Died { uptime: uptime.unwrap_or_default(), message }
+            }
             _ => PortEnd::Intended,
         }
     }
@@ -505,7 +507,13 @@ impl PortTask {
         let _ = self.shared.to_pool(PoolMsg::Resubmit(request));
     }
 
-    fn death(&self, request: &Request, exit: Exit, ended: Ended, port: Option<(&mut Port, bool)>) -> Error {
+    fn death(
+        &self,
+        request: &Request,
+        exit: Exit,
+        ended: Ended,
+        port: Option<(&mut Port, bool)>,
+    ) -> Error {
         let (stderr, python_stack, started) = match port {
             Some((port, started)) => (port.stderr_tail(), port.take_dump(), started),
             None => (String::new(), String::new(), matches!(ended, Ended::Protocol(_))),
@@ -548,11 +556,7 @@ async fn told_to_stop(
 
 /// Borrows less than [`PortTask::source`], for use beside the task's channels.
 fn source<'a>(shared: &'a Shared, worker: &'a str, request: u64) -> Source<'a> {
-    Source {
-        pool: &shared.config.name,
-        worker,
-        request,
-    }
+    Source { pool: &shared.config.name, worker, request }
 }
 
 fn unexpected(kind: Kind, id: u64) -> ProtocolError {
@@ -578,8 +582,9 @@ fn answer(request: &Request, kind: Kind, frame: &Frame) -> Result<Answer, Protoc
         message: String,
     }
     fn parse<'a, T: Deserialize<'a>>(frame: &'a Frame) -> Result<T, ProtocolError> {
-        serde_json::from_slice(&frame.json)
-            .map_err(|error| ProtocolError::Unexpected(format!("{} that says {error}", frame.name())))
+        serde_json::from_slice(&frame.json).map_err(|error| {
+            ProtocolError::Unexpected(format!("{} that says {error}", frame.name()))
+        })
     }
     if !frame.buffers.is_empty() {
         return Err(ProtocolError::Unexpected("raw buffers beside an answer".to_owned()));
@@ -589,10 +594,7 @@ fn answer(request: &Request, kind: Kind, frame: &Frame) -> Result<Answer, Protoc
     }
     let handler = request.handler().to_owned();
     Ok(Err(match frame.name() {
-        "exception" => Error::Python {
-            handler,
-            exception: Arc::new(parse(frame)?),
-        },
+        "exception" => Error::Python { handler, exception: Arc::new(parse(frame)?) },
         "unknown_handler" => {
             let Unknown { name, known } = parse(frame)?;
             Error::UnknownHandler { name, known }

@@ -87,11 +87,7 @@ pub(crate) struct Decoder {
 impl Decoder {
     /// A decoder of frames that go `direction`, whose bodies are at most `limit` bytes long.
     pub(crate) fn new(direction: Direction, limit: usize) -> Self {
-        Self {
-            buffer: BytesMut::with_capacity(READ_AHEAD),
-            direction,
-            limit,
-        }
+        Self { buffer: BytesMut::with_capacity(READ_AHEAD), direction, limit }
     }
 
     /// The buffer to append what was read to, with room for what is missing.
@@ -125,9 +121,8 @@ impl Decoder {
         let (json, buffers) = if header.flags & FLAG_BUFFERS == 0 {
             (body, Vec::new())
         } else {
-            split_buffers(body, header.name).ok_or(ProtocolError::BadBufferTable {
-                length: header.length,
-            })?
+            split_buffers(body, header.name)
+                .ok_or(ProtocolError::BadBufferTable { length: header.length })?
         };
         Ok(Some(Frame {
             kind: header.kind,
@@ -171,22 +166,12 @@ impl Decoder {
             return Err(ProtocolError::ReservedFlags(reserved));
         }
         if length > self.limit {
-            return Err(ProtocolError::TooLarge {
-                length,
-                limit: self.limit,
-            });
+            return Err(ProtocolError::TooLarge { length, limit: self.limit });
         }
         if name > length {
             return Err(ProtocolError::NameTooLong { name, length });
         }
-        Ok(Some(Header {
-            length,
-            kind,
-            flags,
-            name,
-            id,
-            arg,
-        }))
+        Ok(Some(Header { length, kind, flags, name, id, arg }))
     }
 }
 

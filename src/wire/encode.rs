@@ -29,7 +29,8 @@ impl FrameBuilder {
     }
 
     pub(crate) fn name(&self) -> &str {
-        std::str::from_utf8(&self.bytes[HEADER..HEADER + usize::from(self.name)]).unwrap_or_default()
+        std::str::from_utf8(&self.bytes[HEADER..HEADER + usize::from(self.name)])
+            .unwrap_or_default()
     }
 
     /// Where the JSON goes.

@@ -55,9 +55,7 @@ pub(crate) fn to_writer<T: Serialize + ?Sized>(
 ) -> Result<(), EncodeError> {
     let start = out.len();
     let mut json = serde_json::Serializer::new(&mut *out);
-    value
-        .serialize(Strict(&mut json))
-        .map_err(|error| give_up(out, start, &error))
+    value.serialize(Strict(&mut json)).map_err(|error| give_up(out, start, &error))
 }
 
 /// The error path of [`to_writer`], apart because that one is instantiated for every type and this need not be.
@@ -65,10 +63,7 @@ pub(crate) fn to_writer<T: Serialize + ?Sized>(
 fn give_up(out: &mut Vec<u8>, start: usize, error: &serde_json::Error) -> EncodeError {
     let path = path_to_end(out.get(start..).unwrap_or_default());
     out.truncate(start);
-    EncodeError {
-        message: error.to_string(),
-        path,
-    }
+    EncodeError { message: error.to_string(), path }
 }
 
 /// An array or object that is still open where the text ends.
@@ -137,9 +132,7 @@ fn path_to_end(partial: &[u8]) -> String {
 /// Adds a member name, quoted unless it reads like an identifier. `name` is in JSON's escapes already, so a
 /// hostile one cannot break a log line.
 fn push_name(path: &mut String, name: &[u8]) {
-    let plain = name
-        .iter()
-        .all(|&byte| byte == b'_' || byte.is_ascii_alphanumeric())
+    let plain = name.iter().all(|&byte| byte == b'_' || byte.is_ascii_alphanumeric())
         && name.first().is_some_and(|byte| !byte.is_ascii_digit());
     let name = String::from_utf8_lossy(name);
     if plain {
@@ -211,20 +204,12 @@ impl<S: Serializer> Serializer for Strict<S> {
 
     #[inline]
     fn serialize_f32(self, v: f32) -> Result<S::Ok, S::Error> {
-        if v.is_finite() {
-            self.0.serialize_f32(v)
-        } else {
-            Err(non_finite(f64::from(v)))
-        }
+        if v.is_finite() { self.0.serialize_f32(v) } else { Err(non_finite(f64::from(v))) }
     }
 
     #[inline]
     fn serialize_f64(self, v: f64) -> Result<S::Ok, S::Error> {
-        if v.is_finite() {
-            self.0.serialize_f64(v)
-        } else {
-            Err(non_finite(v))
-        }
+        if v.is_finite() { self.0.serialize_f64(v) } else { Err(non_finite(v)) }
     }
 
     // The provided 128 bit methods refuse, and the provided `collect_str` and `is_human_readable` would bypass
@@ -287,8 +272,7 @@ impl<S: Serializer> Serializer for Strict<S> {
         variant: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        self.0
-            .serialize_newtype_variant(name, index, variant, &Nested(value))
+        self.0.serialize_newtype_variant(name, index, variant, &Nested(value))
     }
 
     #[inline]

@@ -61,11 +61,7 @@ impl Kind {
     }
 
     fn direction(self) -> Direction {
-        if (self as u8) < 64 {
-            Direction::ToPython
-        } else {
-            Direction::ToRust
-        }
+        if (self as u8) < 64 { Direction::ToPython } else { Direction::ToRust }
     }
 }
 
@@ -84,7 +80,13 @@ pub(crate) fn fuzz(data: &[u8]) {
             loop {
                 match decoder.next_frame() {
                     Ok(Some(frame)) => {
-                        seen.push((frame.kind, frame.id, frame.name().to_owned(), frame.json, frame.buffers));
+                        seen.push((
+                            frame.kind,
+                            frame.id,
+                            frame.name().to_owned(),
+                            frame.json,
+                            frame.buffers,
+                        ));
                     }
                     Ok(None) => break,
                     Err(error) => return (seen, Err(error)),

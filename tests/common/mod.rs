@@ -1,6 +1,8 @@
 //! What the tests share: pools over real Python processes, and the check that nothing of them is left.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod host;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -179,6 +181,11 @@ impl Mark {
         builder.env(Self::KEY, &self.0)
     }
 
+    /// Marks a host, and with it what it starts.
+    pub fn set(&self, command: &mut std::process::Command) {
+        command.env(Self::KEY, &self.0);
+    }
+
     /// The processes that have it in their environment; zombies have none.
     pub fn processes(&self) -> Vec<i32> {
         let wanted = format!("{}={}", Self::KEY, self.0);
@@ -188,4 +195,10 @@ impl Mark {
         };
         all_pids().into_iter().filter(has).collect()
     }
+}
+
+/// Waits for a file that a handler writes, and returns its text.
+pub async fn told(path: &Path) -> String {
+    eventually(&format!("{} is written", path.display()), || path.exists()).await;
+    fs::read_to_string(path).expect("a readable file")
 }

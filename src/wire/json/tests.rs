@@ -91,11 +91,7 @@ struct Flat<T> {
 }
 
 fn fields<T>(b: T) -> Fields<T> {
-    Fields {
-        a: 1,
-        gone: None,
-        b,
-    }
+    Fields { a: 1, gone: None, b }
 }
 
 fn flat<T>(rest: T) -> Flat<T> {
@@ -135,10 +131,7 @@ fn shapes<T: Serialize + Clone + Debug>(v: &T, mut each: impl FnMut(&str, &dyn S
     each("$.Struct.x", &flat(Outer::Struct { gone: None, x: v() }));
     each("$.x", &flat(Internal::Struct { x: v() }));
     each("$.c[1]", &flat(Adjacent::Tuple(1, v())));
-    each(
-        "$.Tuple[1].k[1].b",
-        &Outer::Tuple(0, map("k", ([fields(1)], fields(v())))),
-    );
+    each("$.Tuple[1].k[1].b", &Outer::Tuple(0, map("k", ([fields(1)], fields(v())))));
 }
 
 /// `Serialize` is not object safe, and `shapes` needs a list of many types.
@@ -249,10 +242,7 @@ fn compounds_are_as_serde_json_writes_them() {
     same(&[Internal::<u8>::Unit]);
     same(&[Adjacent::<u8>::Unit]);
     same(&[Untagged::<u8>::Unit]);
-    same(&flat(Outer::Struct {
-        gone: Some(1),
-        x: 2,
-    }));
+    same(&flat(Outer::Struct { gone: Some(1), x: 2 }));
     same(&(Vec::<u8>::new(), [(); 0], map::<u8>("", 1)));
     same(&BTreeMap::<String, u8>::new());
     same(&[Bytes(b""), Bytes(b"a")]);
@@ -303,11 +293,7 @@ fn error_paths() {
 
     refused(&nan, "$", NAN);
     refused(&fields([0.0, 1.0, 2.0, nan]), "$.b[3]", NAN);
-    refused(
-        &[[vec![], vec![0.0]], [vec![nan], vec![]]],
-        "$[1][0][0]",
-        NAN,
-    );
+    refused(&[[vec![], vec![0.0]], [vec![nan], vec![]]], "$[1][0][0]", NAN);
     refused(&KeyThenValue(vec![("a", 0.0), ("b", nan)]), "$.b", NAN);
     // Brackets, quotes and commas in earlier strings are not structure.
     refused(&("[{\",\\", map("x]", "}\\\""), nan), "$[2]", NAN);
@@ -321,22 +307,14 @@ fn error_paths() {
     refused(&map("a\"]\n\\", [nan]), r#"$["a\"]\n\\"][0]"#, NAN);
     refused(&KeyThenValue(vec![(7, [nan])]), r#"$["7"][0]"#, NAN);
     // Only the first fault is told.
-    refused(
-        &(0.0, f32::NEG_INFINITY, nan),
-        "$[1]",
-        "-inf is not a JSON number",
-    );
+    refused(&(0.0, f32::NEG_INFINITY, nan), "$[1]", "-inf is not a JSON number");
 
     // What serde_json refuses: the path is that of the map.
     let bad_keys = KeyThenValue(vec![([0], 0)]);
     refused(&bad_keys, "$", KEY);
     refused(&fields((0, &bad_keys)), "$.b[1]", KEY);
     refused(&map("m", KeyThenValue(vec![((), 0)])), "$.m", KEY);
-    refused(
-        &map("m", KeyThenValue(vec![(Some("k"), 0), (None, 0)])),
-        "$.m",
-        KEY,
-    );
+    refused(&map("m", KeyThenValue(vec![(Some("k"), 0), (None, 0)])), "$.m", KEY);
     refused(&map("m", KeyThenValue(vec![(Bytes(b"k"), 0)])), "$.m", KEY);
     let float_keys = KeyThenValue(vec![(1.0, 0), (nan, 0)]);
     let error = encode(&map("m", float_keys)).expect_err("should be refused");
@@ -347,11 +325,7 @@ fn error_paths() {
     refused(&fields(Fails(0)), "$.b[0]", "no more");
     let cell = std::cell::RefCell::new(1);
     let _held = cell.borrow_mut();
-    refused(
-        &fields(map("c", (0, &cell))),
-        "$.b.c[1]",
-        "already mutably borrowed",
-    );
+    refused(&fields(map("c", (0, &cell))), "$.b.c[1]", "already mutably borrowed");
 }
 
 #[test]
@@ -445,9 +419,7 @@ impl Node {
             Node::Map(v) => v.iter().find_map(|(name, node)| {
                 let rest = node.fault()?;
                 let mut chars = name.chars();
-                let plain = chars
-                    .next()
-                    .is_some_and(|c| c == '_' || c.is_ascii_alphabetic())
+                let plain = chars.next().is_some_and(|c| c == '_' || c.is_ascii_alphabetic())
                     && chars.all(|c| c == '_' || c.is_ascii_alphanumeric());
                 Some(if plain {
                     format!(".{name}{rest}")
@@ -461,11 +433,7 @@ impl Node {
 }
 
 fn name() -> impl Strategy<Value = String> {
-    prop_oneof![
-        "[a-z_][a-z0-9_]{0,3}",
-        r#"[\]\[{}",:\\a\n]{0,4}"#,
-        any::<String>()
-    ]
+    prop_oneof!["[a-z_][a-z0-9_]{0,3}", r#"[\]\[{}",:\\a\n]{0,4}"#, any::<String>()]
 }
 
 fn node() -> impl Strategy<Value = Node> {
