@@ -115,7 +115,7 @@ impl Board {
     /// Admits a call, unless `limit` calls wait already beside one for each slot.
     pub(crate) fn admit(&self, limit: usize) -> bool {
         let mut inner = self.lock();
-        if inner.queued + inner.busy >= limit + inner.slots.len() {
+        if inner.queued + inner.busy >= limit.saturating_add(inner.slots.len()) {
             inner.rejected += 1;
             return false;
         }
@@ -268,6 +268,12 @@ impl Board {
         }
     }
 
+    /// Whether every call that was admitted has ended.
+    pub(crate) fn is_drained(&self) -> bool {
+        let inner = self.lock();
+        inner.queued + inner.busy == 0
+    }
+
     /// The process of an incarnation, while it lives.
     pub(crate) fn pid(&self, slot: usize, epoch: u64) -> Option<i32> {
         let inner = self.lock();
@@ -387,3 +393,6 @@ fn quantiles(histogram: &Histogram<u64>) -> Quantiles {
         max: Duration::from_micros(histogram.max()),
     }
 }
+
+#[cfg(test)]
+mod tests;

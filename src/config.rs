@@ -54,6 +54,21 @@ pub(crate) struct Limits {
     pub(crate) max_frame: usize,
 }
 
+impl Limits {
+    /// Durations that can be added to any moment: 30 years are for ever.
+    fn clamped(self) -> Self {
+        const EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+        Self {
+            call_timeout: self.call_timeout.min(EVER),
+            startup_timeout: self.startup_timeout.min(EVER),
+            shutdown_grace: self.shutdown_grace.min(EVER),
+            health_interval: self.health_interval.min(EVER),
+            health_timeout: self.health_timeout.min(EVER),
+            ..self
+        }
+    }
+}
+
 impl Builder {
     pub(crate) fn new(name: String) -> Self {
         Self {
@@ -270,7 +285,16 @@ impl Builder {
         if self.preload.iter().any(String::is_empty) {
             return reject("preload", "a module's name is not empty");
         }
-        let working_dir = self.working_dir.map(absolute).transpose()?;
+        for (key, value) in &self.env {
+            let (key, value) = (key.as_encoded_bytes(), value.as_encoded_bytes());
+            if key.is_empty() || key.contains(&b'=') || key.contains(&0) || value.contains(&0) {
+                return reject(
+                    "env",
+                    "a key is not empty and has no `=`, and neither it nor its value has a NUL",
+                );
+            }
+        }
+        let working_dir = self.working_dir.map(|dir| absolute("working_dir", dir)).transpose()?;
         if let Some(directory) = &working_dir
             && !directory.is_dir()
         {
@@ -280,7 +304,11 @@ impl Builder {
             });
         }
         let handlers = self.handlers.map(Handlers::parse).transpose()?;
-        let paths = self.paths.into_iter().map(absolute).collect::<Result<Vec<_>, _>>()?;
+        let paths = self
+            .paths
+            .into_iter()
+            .map(|path| absolute("path", path))
+            .collect::<Result<Vec<_>, _>>()?;
         let interpreter = interpreter::resolve(self.python, working_dir.as_deref())?;
         let mut env = self.env;
         for variable in THREAD_VARIABLES {
@@ -299,16 +327,14 @@ impl Builder {
             paths,
             preload: self.preload,
             fresh_interpreter: self.fresh_interpreter,
-            limits: self.limits,
+            limits: self.limits.clamped(),
         })
     }
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
-    std::path::absolute(&path).map_err(|error| Error::Config {
-        option: "path",
-        message: format!("{}: {error}", path.display()),
-    })
+fn absolute(option: &'static str, path: PathBuf) -> Result<PathBuf, Error> {
+    std::path::absolute(&path)
+        .map_err(|error| Error::Config { option, message: format!("{}: {error}", path.display()) })
 }
 
 /// Where the decorated handlers are.
@@ -321,10 +347,16 @@ pub(crate) enum Handlers {
 impl Handlers {
     fn parse(text: String) -> Result<Self, Error> {
         let is_file = text.contains('/') || Path::new(&text).extension().is_some_and(|e| e == "py");
+        if text.is_empty() {
+            return Err(Error::Config {
+                option: "handlers",
+                message: "the name is empty: name a Python file or module".to_owned(),
+            });
+        }
         if !is_file {
             return Ok(Handlers::Module(text));
         }
-        let path = absolute(text.into())?;
+        let path = absolute("handlers", text.into())?;
         if !path.is_file() {
             return Err(Error::Config {
                 option: "handlers",
@@ -385,3 +417,6 @@ impl Config {
         }))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

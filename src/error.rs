@@ -431,3 +431,6 @@ pub enum StartError {
 fn stderr_lines(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!("; stderr:\n{}", stderr.trim_end()) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,6 +74,14 @@
 //!
 //! Linux 5.10 or later; CPython 3.10 to 3.14.
 
+#![warn(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
+
 mod actors;
 mod backoff;
 mod board;

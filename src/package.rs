@@ -122,3 +122,6 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     }
     written
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::board::{Held, Outcome};
-use crate::error::{Error, Stage};
+use crate::error::{Ended, Error, Exit, Stage, WorkerDeath};
 use crate::shared::Shared;
 use crate::stats::WorkerState;
 use crate::wire::HEADER;
@@ -21,8 +21,6 @@ const REASSIGNMENTS: u8 = 2;
 /// An admitted call.
 #[derive(Debug)]
 pub(crate) struct Request {
-    /// The encoded CALL frame. Kept until the call has ended: a worker may die before it starts it.
-    pub(crate) frame: Bytes,
     /// The slot that it must run at, if its caller named one.
     pub(crate) slot: Option<usize>,
     pub(crate) ticket: Ticket,
@@ -30,12 +28,18 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(frame: Vec<u8>, slot: Option<usize>, ticket: Ticket) -> Self {
-        Self { frame: frame.into(), slot, ticket, reassigned: 0 }
+    pub(crate) fn new(frame: Vec<u8>, slot: Option<usize>, mut ticket: Ticket) -> Self {
+        ticket.frame = frame.into();
+        Self { slot, ticket, reassigned: 0 }
+    }
+
+    /// The encoded CALL frame.
+    pub(crate) fn frame(&self) -> Bytes {
+        self.ticket.frame.clone()
     }
 
     pub(crate) fn handler(&self) -> &str {
-        handler_of(&self.frame)
+        self.ticket.handler()
     }
 
     /// Whether the request may be given to another worker: its caller still waits, and it has not been passed
@@ -47,7 +51,7 @@ impl Request {
 
     /// Ends the call for want of time, wherever it is.
     pub(crate) fn time_out(self, now: Instant, after: WorkerState) {
-        let error = self.ticket.timeout_error(self.handler(), now);
+        let error = self.ticket.timeout_error(now);
         self.ticket.answer(Err(error), after);
     }
 }
@@ -77,6 +81,8 @@ pub(crate) struct Ticket {
     timeout: Duration,
     submitted: Instant,
     place: Place,
+    /// Kept until the call has ended: a worker may die before it starts it.
+    frame: Bytes,
     reply: Option<oneshot::Sender<Answer>>,
     shared: Arc<Shared>,
 }
@@ -100,6 +106,7 @@ impl Ticket {
             timeout,
             submitted,
             place: Place::Queue,
+            frame: Bytes::new(),
             reply: Some(reply),
             shared: Arc::clone(shared),
         };
@@ -125,9 +132,13 @@ impl Ticket {
         self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
-    pub(crate) fn timeout_error(&self, handler: &str, now: Instant) -> Error {
+    fn handler(&self) -> &str {
+        handler_of(&self.frame)
+    }
+
+    fn timeout_error(&self, now: Instant) -> Error {
         Error::Timeout {
-            handler: handler.to_owned(),
+            handler: self.handler().to_owned(),
             stage: match self.place {
                 Place::Queue => Stage::Queue,
                 Place::Worker { .. } => Stage::Run,
@@ -159,6 +170,25 @@ impl Ticket {
         self.reply = None;
     }
 
+    /// Why nobody has answered the call: what held it is gone, with its runtime perhaps.
+    fn lost(&self) -> Error {
+        let config = &self.shared.config;
+        match self.place {
+            Place::Worker { held, .. } => Error::WorkerDied(Arc::new(WorkerDeath {
+                worker: config.worker_name(held.slot),
+                pid: self.shared.board.pid(held.slot, held.epoch).unwrap_or_default(),
+                handler: self.handler().to_owned(),
+                exit: Exit::Unknown,
+                ended: Ended::Stopped,
+                started: true,
+                stderr: String::new(),
+                python_stack: String::new(),
+            })),
+            Place::Queue if self.shared.is_closed() => Error::Closed { pool: config.name.clone() },
+            Place::Queue => Error::Restarted { pool: config.name.clone() },
+        }
+    }
+
     fn count(&self, outcome: Outcome<'_>, after: WorkerState) {
         match self.place {
             Place::Queue => self.shared.board.ended_queued(outcome),
@@ -178,11 +208,7 @@ impl Drop for Ticket {
             self.count(Outcome::Abandoned, WorkerState::Stopping);
             return;
         }
-        let error = if self.shared.is_closed() {
-            Error::Closed { pool: self.shared.config.name.clone() }
-        } else {
-            Error::Restarted { pool: self.shared.config.name.clone() }
-        };
+        let error = self.lost();
         self.count(Outcome::Failed(&error), WorkerState::Stopping);
         let _ = reply.send(Err(error));
     }
@@ -209,3 +235,6 @@ fn deadline_after(start: Instant, timeout: Duration) -> Instant {
     const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
     start + timeout.min(NEVER)
 }
+
+#[cfg(test)]
+mod tests;

@@ -247,11 +247,6 @@ impl<R> Scheduler<R> {
         self.slots[slot].broken
     }
 
-    /// Whether nothing is queued and nothing runs.
-    pub(crate) fn is_drained(&self) -> bool {
-        self.queued.is_empty() && self.running.is_empty()
-    }
-
     /// The workers that hold a request, as (slot, id).
     pub(crate) fn busy(&self) -> Vec<(usize, Id)> {
         self.running.iter().map(|(&id, &slot)| (slot, id)).collect()

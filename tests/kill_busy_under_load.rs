@@ -132,7 +132,8 @@ async fn an_idle_worker_killed_costs_no_call() {
         kill(victim, 9);
         // At once: before, while and after the pool learns of the death.
         for value in 0..5 {
-            let answer = pool.call::<u64>("work", (value, 0.0)).timeout(Duration::from_secs(30)).await;
+            let answer =
+                pool.call::<u64>("work", (value, 0.0)).timeout(Duration::from_secs(30)).await;
             assert_eq!(answer.unwrap(), value);
         }
         assert_ne!(pids(&pool)[0], victim);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Mark, eventually, finish, is_alive, kill, pids, pool, whole};
-use snakepen::{Error, Exit, Pool};
+use snakepen::{Error, Exit, Pool, WorkerState};
 use tokio::task::JoinSet;
 
 const KILLS: usize = 16;
@@ -45,8 +45,9 @@ impl Load {
     }
 }
 
-/// The pool has its size, of processes that live and work, and no others.
-async fn is_whole(pool: &Pool, mark: &Mark, size: usize) {
+/// After so many kills the pool has its size, of processes that live and work, and no others.
+async fn is_whole(pool: &Pool, mark: &Mark, size: usize, kills: u64) {
+    eventually("all that was killed is replaced", || pool.stats().restarts == kills).await;
     whole(pool).await;
     let pids = pids(pool);
     assert_eq!(pids.len(), size);
@@ -64,13 +65,21 @@ async fn kills_all_over_the_pool() {
     let pool = mark.on(pool("holding.py")).workers(4).start().await.unwrap();
     let load = Load::start(&pool);
     let mut beat = tokio::time::interval(Duration::from_secs(2) / u32::try_from(KILLS).unwrap());
+    let mut killed = Vec::new();
     for round in 0..KILLS {
         beat.tick().await;
-        let slot = round % 4;
-        eventually("the slot has a process", || pool.workers()[slot].pid.is_some_and(is_alive)).await;
-        kill(pool.workers()[slot].pid.unwrap(), 9);
+        let mut victim = 0;
+        eventually("the slot has a worker again", || {
+            let worker = pool.workers().swap_remove(round % 4);
+            victim = worker.pid.unwrap_or_default();
+            let ready = matches!(worker.state, WorkerState::Idle | WorkerState::Busy);
+            ready && victim != 0 && !killed.contains(&victim)
+        })
+        .await;
+        kill(victim, 9);
+        killed.push(victim);
     }
-    is_whole(&pool, &mark, 4).await;
+    is_whole(&pool, &mark, 4, 16).await;
     let died = load.stop().await;
     let stats = pool.stats();
     assert_eq!((stats.restarts, stats.failed.worker_died), (16, died));
@@ -96,7 +105,7 @@ async fn kills_of_one_slot() {
         killed = pids(&pool)[0];
         kill(killed, 9);
     }
-    is_whole(&pool, &mark, 2).await;
+    is_whole(&pool, &mark, 2, 16).await;
     // Sixteen deaths are within what a slot survives without being held back.
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert!(load.stop().await <= 16);
@@ -109,13 +118,13 @@ async fn kills_of_all_workers_at_once() {
     let mark = Mark::new();
     let pool = mark.on(pool("holding.py")).workers(8).start().await.unwrap();
     let load = Load::start(&pool);
-    for _ in 0..2 {
+    for round in 1..=2 {
         let victims = pids(&pool);
         assert_eq!(victims.len(), 8);
         for pid in victims {
             kill(pid, 9);
         }
-        is_whole(&pool, &mark, 8).await;
+        is_whole(&pool, &mark, 8, 8 * round).await;
     }
     assert!(load.stop().await <= 16);
     assert_eq!(pool.stats().restarts, 16);

@@ -12,14 +12,15 @@ use snakepen::{Error, Pool, Stage};
 const SLACK: Duration = Duration::from_millis(250);
 
 /// Makes a call that takes far too long, and checks when and how it gives up.
-async fn gives_up_on_time(pool: &Pool, timeout: Duration, expected: Stage) {
+async fn gives_up_on_time(pool: &Pool, timeout: Duration, stages: &[Stage]) {
     let start = Instant::now();
     let error = pool.call::<f64>("sleep", (60.0,)).timeout(timeout).await.unwrap_err();
     let measured = start.elapsed();
     let Error::Timeout { handler, stage, elapsed, timeout: had, .. } = &error else {
         panic!("{error:?}")
     };
-    assert_eq!((handler.as_str(), *stage, *had), ("sleep", expected, timeout));
+    assert_eq!((handler.as_str(), *had), ("sleep", timeout));
+    assert!(stages.contains(stage), "{error}");
     assert!(*elapsed >= timeout, "says that it gave up after {elapsed:?} of {timeout:?}");
     assert!(measured >= timeout, "gave up after {measured:?} of {timeout:?}");
     assert!(measured < timeout + SLACK, "gave up after {measured:?} of {timeout:?}");
@@ -36,8 +37,8 @@ async fn a_timeout_fires_to_the_millisecond() {
     eventually("the only worker is busy", || queued.stats().busy == 1).await;
     let odd = Duration::from_millis(1_999);
     tokio::join!(
-        gives_up_on_time(&running, odd, Stage::Run),
-        gives_up_on_time(&queued, odd, Stage::Queue),
+        gives_up_on_time(&running, odd, &[Stage::Run]),
+        gives_up_on_time(&queued, odd, &[Stage::Queue]),
     );
     assert_eq!(running.stats().failed.timeout_running, 1);
     assert_eq!(queued.stats().failed.timeout_queued, 1);
@@ -53,7 +54,9 @@ async fn short_timeouts_are_not_rounded_either() {
     let pool = pool("basic.py").workers(1).start().await.unwrap();
     for micros in [500, 1_500, 7_000, 33_300, 250_000] {
         whole(&pool).await;
-        gives_up_on_time(&pool, Duration::from_micros(micros), Stage::Run).await;
+        // The shortest may be over before a worker is found.
+        let stages = [Stage::Queue, Stage::Run];
+        gives_up_on_time(&pool, Duration::from_micros(micros), &stages).await;
     }
     finish(pool).await;
 }
@@ -62,8 +65,8 @@ async fn short_timeouts_are_not_rounded_either() {
 async fn an_earlier_deadline_is_not_held_up_by_a_later_one() {
     let pool = pool("basic.py").workers(2).start().await.unwrap();
     tokio::join!(
-        gives_up_on_time(&pool, Duration::from_millis(900), Stage::Run),
-        gives_up_on_time(&pool, Duration::from_millis(300), Stage::Run),
+        gives_up_on_time(&pool, Duration::from_millis(900), &[Stage::Run]),
+        gives_up_on_time(&pool, Duration::from_millis(300), &[Stage::Run]),
     );
     whole(&pool).await;
     let answer = pool.call::<f64>("sleep", (0.1,)).timeout(Duration::from_secs(30)).await;

@@ -18,7 +18,9 @@ async fn the_call_after_a_timeout_succeeds_on_a_fresh_worker() {
     for round in 1..=10 {
         let old = pool.call::<i32>("pid", ()).await.unwrap();
         let error = pool.call::<()>("remember", (round, FOREVER)).timeout(SHORT).await.unwrap_err();
-        let Error::Timeout { stage, timeout, elapsed, handler } = &error else { panic!("{error:?}") };
+        let Error::Timeout { stage, timeout, elapsed, handler } = &error else {
+            panic!("{error:?}")
+        };
         assert_eq!((*stage, *timeout, handler.as_str()), (Stage::Run, SHORT, "remember"));
         assert!(*elapsed >= SHORT);
         assert!(error.may_have_run() && !error.is_retryable());
@@ -57,9 +59,11 @@ async fn a_call_that_is_dropped_in_the_queue_never_runs_and_costs_no_worker() {
     let pool = pool("holding.py").workers(1).start().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let file = |name| directory.path().join(name);
-    let holding = tokio::spawn(pool.call::<i32>("hold", (file("started"), file("release"))).into_future());
+    let holding =
+        tokio::spawn(pool.call::<i32>("hold", (file("started"), file("release"))).into_future());
     told(&file("started")).await;
-    let queued = tokio::spawn(pool.call::<i32>("hold", (file("ran"), file("release"))).into_future());
+    let queued =
+        tokio::spawn(pool.call::<i32>("hold", (file("ran"), file("release"))).into_future());
     eventually("the call is queued", || pool.stats().queued == 1).await;
     queued.abort();
     eventually("the call is dropped", || pool.stats().queued == 0).await;
@@ -77,8 +81,9 @@ async fn calls_behind_a_timeout_all_succeed() {
     let pool = pool("holding.py").workers(1).start().await.unwrap();
     let stuck = tokio::spawn(pool.call::<()>("work", (0, FOREVER)).timeout(SHORT).into_future());
     eventually("the call runs", || pool.stats().busy == 1).await;
-    let behind: Vec<_> =
-        (0..32).map(|n| tokio::spawn(pool.call::<i64>("work", n).timeout(LIMIT).into_future())).collect();
+    let behind: Vec<_> = (0..32)
+        .map(|n| tokio::spawn(pool.call::<i64>("work", n).timeout(LIMIT).into_future()))
+        .collect();
     assert!(matches!(stuck.await.unwrap(), Err(Error::Timeout { stage: Stage::Run, .. })));
     for (n, call) in behind.into_iter().enumerate() {
         assert_eq!(call.await.unwrap().unwrap(), i64::try_from(n).unwrap());

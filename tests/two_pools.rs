@@ -78,10 +78,8 @@ async fn start_host() -> Host {
 
 #[tokio::test]
 async fn shutting_one_pool_down_leaves_the_other_alone() {
-    let (one, other) = tokio::join!(
-        Holding::start(pool("holding.py")),
-        Holding::start(pool("holding.py"))
-    );
+    let (one, other) =
+        tokio::join!(Holding::start(pool("holding.py")), Holding::start(pool("holding.py")));
     std::fs::write(one.directory.path().join("release"), "").unwrap();
     finish(one.pool).await;
     other.is_untouched().await;
@@ -102,10 +100,8 @@ async fn dropping_one_pool_leaves_the_other_alone() {
 
 #[tokio::test]
 async fn killing_all_of_one_pool_leaves_the_other_alone() {
-    let (one, other) = tokio::join!(
-        Holding::start(pool("holding.py")),
-        Holding::start(pool("holding.py"))
-    );
+    let (one, other) =
+        tokio::join!(Holding::start(pool("holding.py")), Holding::start(pool("holding.py")));
     kill(one.pids[1], 9);
     kill(one.launcher, 9);
     assert!(matches!(one.call.await.unwrap(), Err(Error::WorkerDied(_))));

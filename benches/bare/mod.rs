@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -142,6 +143,8 @@ impl Launcher {
             .arg(package)
             .arg("launcher")
             .stdin(Stdio::from(theirs))
+            // It kills its own group at its end.
+            .process_group(0)
             .spawn()?;
         let mut launcher = Self { control, child };
         let config = json!({

@@ -46,6 +46,14 @@ class Control:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def is_closed(self) -> bool:
+        """Whether the other end is, while it owes no message."""
+        from select import POLLHUP, poll
+
+        poller = poll()
+        poller.register(self.fileno(), 0)
+        return any(event & POLLHUP for _, event in poller.poll(0))
+
     def detach(self) -> None:
         """Lets go of the descriptor without closing it."""
         self._socket.detach()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from json.encoder import encode_basestring
+
 from ._json import Unserialisable
 
 TYPE_CHECKING = False
@@ -147,7 +149,7 @@ class _Walk:
 def _step(key: Any) -> str:
     if isinstance(key, str) and key.isidentifier():
         return f".{key}"
-    return f"[{key!r:.64}]"
+    return f"[{encode_basestring((key if isinstance(key, str) else repr(key))[:64])}]"
 
 
 def _full_name(value: Any) -> str:

@@ -31,7 +31,7 @@ def main() -> NoReturn:
             print(f"snakepen launcher: {error}", file=sys.stderr)
         else:
             sys.excepthook(type(error), error, error.__traceback__)
-        _flush()
+        _startup.flush_output()
         os._exit(1)
     # A forked worker goes on from here, clear of the launcher's frames.
     _worker.run(birth)
@@ -105,6 +105,9 @@ class Launcher:
             self._fail("configure", None, error)
         _startup.replace_main()
         before = _linux.open_descriptors()
+        _linux.end_when_closed(self._control.fileno(), True)
+        if self._control.is_closed():
+            self._end()
         try:
             _startup.set_up_imports(config)
             if not config.fresh:
@@ -115,6 +118,7 @@ class Launcher:
         threads = _linux.other_threads()
         config.fresh = config.fresh or bool(threads)
         # After user code, which may have installed handlers of its own.
+        _linux.end_when_closed(self._control.fileno(), False)
         self._watch_children()
         self._control.send(
             {
@@ -130,7 +134,7 @@ class Launcher:
     def _fail(self, stage: str, module: str | None, error: BaseException) -> NoReturn:
         text = _errors.describe(error)
         self._control.send({"op": "failed", "stage": stage, "module": module, "error": text})
-        _flush()
+        _startup.flush_output()
         os._exit(1)
 
     def _watch_children(self) -> None:
@@ -180,7 +184,7 @@ class Launcher:
                 raise ValueError(f"{len(fds)} descriptors came with the spawn, not 5")
             place = Place(self._config.pool, message["worker"], message["slot"], message["epoch"])
             birth = Birth(self._config, place, Descriptors(*fds))
-            _flush()
+            _startup.flush_output()
             if self._config.fresh:
                 from . import _fresh
 
@@ -268,13 +272,14 @@ class Launcher:
     def _leave(self) -> NoReturn:
         self._kill_workers()
         atexit._run_exitfuncs()
-        _flush()
+        _startup.flush_output()
         os._exit(0)
 
     def _end(self) -> NoReturn:
         """Rust is gone, in whatever way. So is this process's own group, with what preloaded modules started."""
         self._kill_workers()
-        os.killpg(0, signal.SIGKILL)
+        if os.getpgrp() == self._pid:
+            os.killpg(0, signal.SIGKILL)
         os._exit(0)
 
 
@@ -287,11 +292,3 @@ def _kill_group(pid: int) -> None:
 
 def _nothing(_number: int, _frame: object) -> None:
     """Makes the signal reach the wake-up descriptor."""
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:
-            pass

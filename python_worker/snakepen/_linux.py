@@ -33,6 +33,32 @@ def pidfd_open(pid: int) -> int:
     return fd
 
 
+def line_buffer_c_output() -> None:
+    """C's own stdout: a pipe would make it wait for kilobytes, and os._exit() lose them."""
+    line_buffered = 1  # _IOLBF, in glibc and in musl
+    stdout = ctypes.c_void_p.in_dll(_libc, "stdout")
+    _libc.setvbuf(stdout, None, ctypes.c_int(line_buffered), ctypes.c_size_t(0))
+
+
+def flush_c_output() -> None:
+    _libc.fflush(None)
+
+
+def end_when_closed(fd: int, wanted: bool) -> None:
+    """While user code runs, and nobody looks at this socket: its closing at the other end, which is the host's death,
+    ends this process, by SIGIO's default action. Nothing else may arrive there meanwhile."""
+    from _signal import SIG_DFL, SIGIO, signal
+    from fcntl import F_GETFL, F_SETFL, F_SETOWN, fcntl
+
+    flags = fcntl(fd, F_GETFL)
+    if wanted:
+        signal(SIGIO, SIG_DFL)
+        fcntl(fd, F_SETOWN, os.getpid())
+        fcntl(fd, F_SETFL, flags | os.O_ASYNC)
+    else:
+        fcntl(fd, F_SETFL, flags & ~os.O_ASYNC)
+
+
 def _failure(call: str) -> OSError:
     errno = ctypes.get_errno()
     return OSError(errno, f"{call}: {os.strerror(errno)}")

@@ -6,6 +6,8 @@ import os
 import sys
 from importlib import import_module
 
+from . import _linux
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._config import Config
@@ -25,6 +27,17 @@ def line_buffer_output() -> None:
     """Text reaches Rust line by line, and no locale makes a print() fail."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # pyright: ignore
+    _linux.line_buffer_c_output()
+
+
+def flush_output() -> None:
+    """What Python and C libraries have not written yet."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # a handler has put something of its own there
+            pass
+    _linux.flush_c_output()
 
 
 def replace_main() -> None:

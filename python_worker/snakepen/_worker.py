@@ -89,7 +89,7 @@ def _fail(connection: Connection, failure: _startup.StartupError) -> NoReturn:
     stage = failure.stage.encode()
     text = _errors.encode_within(_errors.describe(failure.error), connection.max_frame - len(stage))
     connection.send(_wire.FAILED, 0, 0, stage, text)
-    _flush()
+    _startup.flush_output()
     connection.flush()
     os._exit(1)
 
@@ -107,7 +107,7 @@ def _after_fork(connection: Connection, dump: int) -> None:
 def leave_for_good(error: BaseException, connection: Connection) -> NoReturn:
     """The port is of no use any more: ends at once, and says why if it isn't just closed."""
     if connection.abandoned or isinstance(error, PortEnded):
-        _flush()
+        _startup.flush_output()
         os._exit(0)
     code = 1
     text = f"snakepen: the worker's loop ends: {type(error).__name__}: {error}"
@@ -140,7 +140,7 @@ def _leave(server: Server, connection: Connection, page: StatusPage, code: Any) 
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
-        _flush()
+        _startup.flush_output()
         connection.flush()
         os._exit(status)
 
@@ -150,15 +150,7 @@ def _explain(text: str) -> None:
         print(text, file=sys.stderr)
     except Exception:  # whatever the user's code has put there
         pass
-    _flush()
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:
-            pass
+    _startup.flush_output()
 
 
 def main_fresh() -> NoReturn:

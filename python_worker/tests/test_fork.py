@@ -34,6 +34,8 @@ def test_descriptors(launcher: Launcher) -> None:
     # Standard input is the same file everywhere; nothing else is.
     others = [set(port.descriptors().values()) - {"/dev/null", "/memfd:status (deleted)"} for port in ports]
     assert not others[0] & others[1] and not others[1] & others[2]
+    launcher.say({"op": "ping", "token": 1})
+    assert launcher.hear()["op"] == "pong"
     assert len(os.listdir(f"/proc/{launcher.process.pid}/fd")) == 6
 
 

@@ -146,9 +146,21 @@ def test_the_end_of_the_host_ends_everything(launcher: Launcher, handlers: Calla
     port.start_call("busy")
     child = os.pidfd_open(int(port.read_line(port.stdout)))
     launcher.control.close()
-    assert launcher.process.wait(10) == 0
+    assert launcher.process.wait(10) == -signal.SIGKILL  # with its own group
     for pidfd in (port.pidfd, child):
         wait_gone(pidfd)
+    os.close(child)
+
+
+def test_the_end_of_the_host_ends_what_preloaded_modules_started(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "starts.py").write_text(
+        "from subprocess import Popen\nprint(Popen(['sleep', '1000'], stdout=-3, stderr=-3).pid, flush=True)\n"
+    )
+    launcher.configure(paths=[str(tmp_path)], preload=["starts"])
+    assert launcher.process.stdout is not None
+    child = os.pidfd_open(int(launcher.process.stdout.readline()))
+    launcher.control.close()
+    wait_gone(child)
     os.close(child)
 
 

@@ -60,13 +60,16 @@ pub(crate) enum PoolMsg {
 
 pub(crate) struct Pool;
 
+/// A message to the pool that is sent later, unless it is aborted.
+type Timer = JoinHandle<Result<(), ractor::MessagingErr<PoolMsg>>>;
+
 pub(crate) struct State {
     shared: Arc<Shared>,
     scheduler: Scheduler<Request>,
     /// The way to each slot's worker, with its epoch.
     links: Vec<Option<(u64, Link)>>,
     /// The one timer, and when it fires.
-    timer: Option<(Instant, JoinHandle<Result<(), ractor::MessagingErr<PoolMsg>>>)>,
+    timer: Option<(Instant, Timer)>,
     drained: Option<RpcReplyPort<()>>,
 }
 
@@ -281,7 +284,7 @@ impl State {
 
     fn tell_drained(&mut self) {
         if self.drained.is_some()
-            && self.scheduler.is_drained()
+            && self.shared.board.is_drained()
             && let Some(reply) = self.drained.take()
         {
             // Whoever asked may have stopped waiting.

@@ -79,6 +79,7 @@ impl Actor for Worker {
             slot,
             epoch,
             name: shared.config.worker_name(slot),
+            pid: 0,
             link: port.clone(),
             commands,
             actor_gone,

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -106,18 +107,10 @@ impl LauncherProcess {
             .await
     }
 
-    /// The next message, and the descriptor that came with it; `None` at the end. Output is passed on meanwhile.
-    /// Nothing is lost if it is cancelled.
+    /// The next message, and the descriptor that came with it; `None` when the socket or the process has ended.
+    /// Output is passed on meanwhile. Nothing is lost if it is cancelled.
     pub(super) async fn receive(&mut self, source: Source<'_>) -> io::Result<Option<Received>> {
-        Self::receive_from(&self.control, &mut self.stdout, &mut self.stderr, source).await
-    }
-
-    async fn receive_from(
-        control: &AsyncFd<OwnedFd>,
-        stdout: &mut Lines,
-        stderr: &mut Lines,
-        source: Source<'_>,
-    ) -> io::Result<Option<Received>> {
+        let Self { control, ended, stdout, stderr, .. } = self;
         let mut buffer = vec![0; LONGEST];
         let received = {
             let message =
@@ -126,14 +119,18 @@ impl LauncherProcess {
             poll_fn(|cx| {
                 stdout.poll(cx, source);
                 stderr.poll(cx, source);
-                message.as_mut().poll(cx)
+                match message.as_mut().poll(cx) {
+                    Poll::Ready(received) => Poll::Ready(Some(received)),
+                    // Not only by the socket: a process that a preloaded module forked may hold that open.
+                    Poll::Pending => ended.poll_read_ready(cx).map(|_| None),
+                }
             })
             .await
         };
         let (count, fds) = match received {
-            Ok((0, _)) => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-            received => received?,
+            None | Some(Ok((0, _))) => return Ok(None),
+            Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Some(received) => received?,
         };
         let message = serde_json::from_slice(&buffer[..count])?;
         Ok(Some((message, fds.into_iter().next())))
@@ -141,12 +138,8 @@ impl LauncherProcess {
 
     /// Completes when the process has ended. May be cancelled.
     async fn ended(&self) {
-        Self::wait(&self.ended).await;
-    }
-
-    async fn wait(pidfd: &AsyncFd<OwnedFd>) {
         // An error means that the runtime is going away; then nobody waits for this.
-        if pidfd.readable().await.is_err() {
+        if self.ended.readable().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -165,6 +158,7 @@ impl LauncherProcess {
         self.stdout.drain(source);
         self.stderr.drain(source);
         // It has ended, so this doesn't block.
+        #[allow(clippy::disallowed_methods)]
         let exit = match self.guard.child.take().map(|mut child| child.wait()) {
             Some(Ok(status)) => match (status.code(), status.signal()) {
                 (Some(code), _) => Exit::Code(code),
@@ -178,20 +172,11 @@ impl LauncherProcess {
 
     /// Whether the process ends by itself within `time`; what it still says is passed on.
     pub(super) async fn leaves_within(&mut self, time: Duration, source: Source<'_>) -> bool {
-        let until = tokio::time::sleep(time);
-        tokio::pin!(until);
-        let mut open = true;
-        loop {
-            let ended = Self::wait(&self.ended);
-            tokio::select! {
-                biased;
-                () = ended => return true,
-                () = &mut until => return false,
-                message = Self::receive_from(&self.control, &mut self.stdout, &mut self.stderr, source), if open => {
-                    open = matches!(message, Ok(Some(_)));
-                }
-            }
-        }
+        let left = async {
+            while let Ok(Some(_)) = self.receive(source).await {}
+            self.ended().await;
+        };
+        tokio::time::timeout(time, left).await.is_ok()
     }
 }
 
@@ -216,6 +201,8 @@ impl Drop for Reaper {
             sys::wait_readable(&pidfd, LEAVE);
             // Before it is reaped, so that the group's number is still its own.
             let _ = Process::new(pid, pidfd).kill_group();
+            // A thread of its own may block.
+            #[allow(clippy::disallowed_methods)]
             let _ = child.wait();
         });
     }

@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::sys::{self, StatusPage};
-use crate::wire::{Decoder, Direction, Frame, ProtocolError};
+use crate::wire::{Decoder, Direction, Frame, Kind, ProtocolError};
 use output::{Lines, Source, Stream};
 pub(crate) use task::Command;
 
@@ -93,8 +93,8 @@ impl Port {
         self.write();
     }
 
-    /// The next event. Output is passed on meanwhile, before the answer that followed it: the kernel tells of
-    /// both in the order in which they were written.
+    /// The next event. Output is passed on meanwhile; what a request wrote, before the answer that followed it: the
+    /// kernel tells of both in the order in which they were written.
     pub(crate) async fn event(&mut self, source: Source<'_>) -> Event {
         std::future::poll_fn(|cx| self.poll_event(cx, source)).await
     }
@@ -111,7 +111,13 @@ impl Port {
         }
         loop {
             match self.decoder.next_frame() {
-                Ok(Some(frame)) => return Poll::Ready(Event::Frame(frame)),
+                Ok(Some(frame)) => {
+                    if matches!(frame.kind, Kind::Result | Kind::Error) {
+                        self.stdout.end_of_request(cx, source);
+                        self.stderr.end_of_request(cx, source);
+                    }
+                    return Poll::Ready(Event::Frame(frame));
+                }
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Event::Broken(error)),
             }

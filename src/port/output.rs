@@ -25,6 +25,10 @@ const KEPT: usize = 8 << 10;
 /// Bytes of one read.
 const CHUNK: usize = 4 << 10;
 
+/// The most that a pipe can hold, in bytes (`/proc/sys/fs/pipe-max-size` for the unprivileged): all that a dead
+/// process can have left in it. What comes after that is from one that escaped its group and goes on writing.
+const LARGEST_PIPE: usize = 1 << 20;
+
 /// At most so many reads before other work gets its turn.
 const READS_PER_POLL: usize = 16;
 
@@ -100,8 +104,24 @@ impl Lines {
 
     /// Passes on what is there. Never says when it is done: more may come, and if not, that is no event.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, source: Source<'_>) {
-        for _ in 0..READS_PER_POLL {
-            let Some(pipe) = &mut self.pipe else { return };
+        if !self.read(cx, source, CHUNK * READS_PER_POLL) {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// A request has ended: what it wrote is there by now, and ends here, finished line or not.
+    pub(crate) fn end_of_request(&mut self, cx: &mut Context<'_>, source: Source<'_>) {
+        if !self.read(cx, source, LARGEST_PIPE) {
+            cx.waker().wake_by_ref();
+        }
+        self.flush(source);
+    }
+
+    /// Reads until nothing is there, or `limit` bytes; whether the former.
+    fn read(&mut self, cx: &mut Context<'_>, source: Source<'_>, limit: usize) -> bool {
+        let mut left = limit;
+        while left > 0 {
+            let Some(pipe) = &mut self.pipe else { return true };
             let mut chunk = std::mem::take(&mut self.chunk);
             let mut buffer = ReadBuf::new(&mut chunk);
             let polled = Pin::new(pipe).poll_read(cx, &mut buffer);
@@ -113,21 +133,26 @@ impl Lines {
             }
             self.chunk = chunk;
             if polled.is_pending() {
-                return;
+                return true;
             }
+            left = left.saturating_sub(filled);
         }
-        cx.waker().wake_by_ref();
+        false
     }
 
     /// After the end of the process: passes on everything that is there, the last line too, finished or not.
     pub(crate) fn drain(&mut self, source: Source<'_>) {
+        let mut left = LARGEST_PIPE;
         while let Some(pipe) = &mut self.pipe {
             let mut chunk = std::mem::take(&mut self.chunk);
             let read = pipe.try_read(&mut chunk);
             match read {
-                Ok(count @ 1..) => self.take(&chunk[..count], source),
+                Ok(count @ 1..) if left > 0 => {
+                    self.take(&chunk[..count], source);
+                    left = left.saturating_sub(count);
+                }
                 // Empty for now, though a process that escaped its group may still hold the other end.
-                Ok(0) | Err(_) => self.pipe = None,
+                Ok(_) | Err(_) => self.pipe = None,
             }
             self.chunk = chunk;
         }
@@ -155,16 +180,19 @@ impl Lines {
         }
         self.partial.extend_from_slice(rest);
         if self.partial.len() >= LONGEST_LINE {
+            let rest = self.partial.split_off(whole_characters(&self.partial));
             self.flush(source);
+            self.partial = rest;
         }
     }
 
     fn flush(&mut self, source: Source<'_>) {
-        if self.partial.is_empty() {
-            return;
-        }
         let line = String::from_utf8_lossy(&self.partial);
         let line = line.trim_end_matches('\r');
+        if line.is_empty() {
+            self.partial.clear();
+            return;
+        }
         let Source { pool, worker, request } = source;
         match self.stream {
             Stream::Stdout => {
@@ -177,3 +205,19 @@ impl Lines {
         self.partial.clear();
     }
 }
+/// The length of the text without a character that is cut off at its end.
+fn whole_characters(text: &[u8]) -> usize {
+    let from = text.len().saturating_sub(3);
+    let lead = text[from..].iter().rposition(|&byte| byte & 0xC0 != 0x80).map(|at| from + at);
+    match lead {
+        Some(lead)
+            if std::str::from_utf8(&text[lead..]).is_err_and(|e| e.error_len().is_none()) =>
+        {
+            lead
+        }
+        _ => text.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -67,6 +67,8 @@ pub(crate) struct PortTask {
     pub(crate) slot: usize,
     pub(crate) epoch: u64,
     pub(crate) name: String,
+    /// The process; 0 until there is one.
+    pub(crate) pid: i32,
     pub(crate) link: Link,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     /// Resolves when the worker actor is gone.
@@ -80,8 +82,8 @@ pub(crate) struct PortTask {
 enum Leave {
     /// The process ended, or its launcher.
     Died,
-    /// The port is closed.
-    Closed,
+    /// The port is closed, between frames or within one: by the end of the process, else for this reason.
+    Closed(Ended),
     Kill(Ended),
     Exit {
         grace: Duration,
@@ -134,7 +136,8 @@ impl PortTask {
             () = told_to_stop(&mut self.actor_gone, &mut self.commands) => return Err(no_launcher()),
             spawned = spawned => spawned.map_err(|_| no_launcher())??,
         };
-        self.shared.board.spawned(self.slot, self.epoch, child.pid());
+        self.pid = child.pid();
+        self.shared.board.spawned(self.slot, self.epoch, self.pid);
         let mut live = Live { port, child, current: None };
         let timeout = self.shared.config.limits.startup_timeout;
         let ready = tokio::time::timeout(timeout, self.ready(&mut live)).await;
@@ -255,7 +258,10 @@ impl PortTask {
             };
             let leave = match event {
                 Event::Frame(frame) => self.frame(live, frame),
-                Event::Closed => Some(Leave::Closed),
+                Event::Closed => Some(Leave::Closed(Ended::ClosedPort)),
+                Event::Broken(error @ ProtocolError::Truncated { .. }) => {
+                    Some(Leave::Closed(Ended::Protocol(error.to_string())))
+                }
                 Event::Broken(error) => Some(Leave::Kill(Ended::Protocol(error.to_string()))),
             };
             if let Some(leave) = leave {
@@ -306,7 +312,7 @@ impl PortTask {
             request.time_out(now, WorkerState::Idle);
             self.tell_idle(id);
         } else {
-            live.port.send(request.frame.clone());
+            live.port.send(request.frame());
             live.current = Some(request);
         }
     }
@@ -388,7 +394,8 @@ impl PortTask {
             message = self.lose(&mut live.port, request, exit, &ended);
         }
         let uptime = self.shared.board.down(slot, epoch, Some(message.clone()));
-        self.return_unread();
+        // Once more: a pool that is being shut down waits for the last call to end, and it may have been this one's.
+        let _ = self.shared.to_pool(PoolMsg::Down { slot, epoch });
         match ended {
             Ended::Itself | Ended::ClosedPort | Ended::Protocol(_) | Ended::Unhealthy => {
                 PortEnd::Died { uptime: uptime.unwrap_or_default(), message }
@@ -432,13 +439,13 @@ impl PortTask {
                 live.child.kill_group();
                 reason
             }
-            Leave::Closed => {
+            Leave::Closed(reason) => {
                 let gone = poll_fn(|cx| live.child.poll_ended(cx));
                 if tokio::time::timeout(CLOSED_GRACE, gone).await.is_ok() {
                     Ended::Itself
                 } else {
                     live.child.kill_group();
-                    Ended::ClosedPort
+                    reason
                 }
             }
             Leave::Exit { grace } => {
@@ -471,8 +478,7 @@ impl PortTask {
                 () = poll_fn(|cx| live.child.poll_ended(cx)) => return true,
                 () = &mut until => return false,
                 event = live.port.event(source), if open => match event {
-                    Event::Frame(frame) if frame.kind == Kind::Log => self.log(&frame),
-                    Event::Frame(_) => {}
+                    Event::Frame(frame) => self.last_frame(live, &frame),
                     Event::Closed | Event::Broken(_) => open = false,
                 },
             }
@@ -518,10 +524,9 @@ impl PortTask {
             Some((port, started)) => (port.stderr_tail(), port.take_dump(), started),
             None => (String::new(), String::new(), matches!(ended, Ended::Protocol(_))),
         };
-        let pid = self.shared.board.pid(self.slot, self.epoch).unwrap_or_default();
         Error::WorkerDied(Arc::new(WorkerDeath {
             worker: self.name.clone(),
-            pid,
+            pid: self.pid,
             handler: request.handler().to_owned(),
             exit,
             ended,

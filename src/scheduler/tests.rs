@@ -1,1 +1,788 @@
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::Duration;
 
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+
+impl<R> Scheduler<R> {
+    /// Whether nothing is queued and nothing runs.
+    fn is_drained(&self) -> bool {
+        self.queued.is_empty() && self.running.is_empty()
+    }
+}
+
+/// A moment, in milliseconds after all moments began.
+fn at(millis: u64) -> Instant {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *START + Duration::from_millis(millis)
+}
+
+/// Long after all that happens here.
+fn never() -> Instant {
+    at(1_000_000)
+}
+
+/// A scheduler with `slots` idle workers of epoch 1.
+fn idle(slots: usize) -> Scheduler<Id> {
+    let mut scheduler = Scheduler::new(slots);
+    for slot in 0..slots {
+        assert_eq!(scheduler.up(slot, 1, None), None);
+    }
+    scheduler
+}
+
+/// A scheduler without workers, with these requests queued for any slot.
+fn queued(slots: usize, ids: impl IntoIterator<Item = Id>) -> Scheduler<Id> {
+    let mut scheduler = Scheduler::new(slots);
+    for id in ids {
+        assert_eq!(scheduler.submit(id, never(), None, id), None);
+    }
+    scheduler
+}
+
+fn given(slot: usize, epoch: u64, request: Id) -> Option<Assignment<Id>> {
+    Some(Assignment { slot, epoch, request })
+}
+
+/// The ids that worker 0 of epoch `epoch` gets one after another, the first from `first`.
+fn runs(scheduler: &mut Scheduler<Id>, epoch: u64, first: Option<Assignment<Id>>) -> Vec<Id> {
+    let mut ids = Vec::new();
+    let mut next = first;
+    while let Some(assignment) = next {
+        assert_eq!((assignment.slot, assignment.epoch), (0, epoch));
+        ids.push(assignment.request);
+        next = scheduler.idle(0, epoch, assignment.request);
+    }
+    ids
+}
+
+// === Order ===
+
+#[test]
+fn requests_run_in_order_of_arrival() {
+    let mut scheduler = queued(1, 1..=5);
+    let first = scheduler.up(0, 1, None);
+    assert_eq!(runs(&mut scheduler, 1, first), [1, 2, 3, 4, 5]);
+    assert!(scheduler.is_drained());
+}
+
+#[test]
+fn an_idle_worker_gets_a_request_at_once() {
+    let mut scheduler = idle(2);
+    assert_eq!(scheduler.submit(1, never(), None, 1), given(0, 1, 1));
+    assert_eq!(scheduler.submit(2, never(), None, 2), given(1, 1, 2));
+    assert_eq!(scheduler.submit(3, never(), None, 3), None, "both are busy");
+    let mut busy = scheduler.busy();
+    busy.sort_unstable();
+    assert_eq!(busy, [(0, 1), (1, 2)]);
+
+    assert_eq!(scheduler.idle(1, 1, 2), given(1, 1, 3));
+    assert_eq!(scheduler.idle(0, 1, 1), None, "nothing waits");
+    assert_eq!(scheduler.busy(), [(1, 3)]);
+    assert_eq!(scheduler.submit(4, never(), None, 4), given(0, 1, 4));
+}
+
+#[test]
+fn a_request_for_a_slot_waits_for_it_and_holds_up_nobody() {
+    let mut scheduler = idle(2);
+    assert_eq!(scheduler.submit(1, never(), Some(0), 1), given(0, 1, 1));
+    assert_eq!(scheduler.submit(2, never(), Some(0), 2), None, "worker 1 is not it");
+    assert_eq!(scheduler.submit(3, never(), None, 3), given(1, 1, 3), "overtakes 2");
+    assert_eq!(scheduler.idle(1, 1, 3), None, "and worker 1 doesn't take 2");
+    assert_eq!(scheduler.idle(0, 1, 1), given(0, 1, 2));
+}
+
+#[test]
+fn both_kinds_share_one_order() {
+    let mut scheduler = Scheduler::new(2);
+    for (id, slot) in [(1, None), (2, Some(0)), (3, None), (4, Some(1)), (5, Some(0)), (6, None)] {
+        assert_eq!(scheduler.submit(id, never(), slot, id), None);
+    }
+    let first = scheduler.up(0, 1, None);
+    assert_eq!(runs(&mut scheduler, 1, first), [1, 2, 3, 5, 6]);
+    assert_eq!(scheduler.up(1, 1, None), given(1, 1, 4));
+}
+
+#[test]
+fn a_request_that_comes_back_is_the_next() {
+    let mut scheduler = idle(1);
+    for id in 1..=3 {
+        scheduler.submit(id, never(), None, id);
+    }
+    scheduler.down(0, 1);
+    assert_eq!(scheduler.resubmit(1, never(), None, 1), None);
+    let first = scheduler.up(0, 2, None);
+    assert_eq!(runs(&mut scheduler, 2, first), [1, 2, 3]);
+}
+
+#[test]
+fn a_request_for_a_slot_that_comes_back_is_the_next_there() {
+    let mut scheduler = idle(1);
+    for (id, slot) in [(1, Some(0)), (2, None), (3, Some(0))] {
+        scheduler.submit(id, never(), slot, id);
+    }
+    scheduler.down(0, 1);
+    assert_eq!(scheduler.resubmit(1, never(), Some(0), 1), None);
+    let first = scheduler.up(0, 2, None);
+    assert_eq!(runs(&mut scheduler, 2, first), [1, 2, 3]);
+}
+
+#[test]
+fn a_request_that_comes_back_goes_to_an_idle_worker_at_once() {
+    let mut scheduler = idle(2);
+    assert_eq!(scheduler.submit(1, never(), None, 1), given(0, 1, 1));
+    // Before the news that its worker is gone.
+    assert_eq!(scheduler.resubmit(1, never(), None, 1), given(1, 1, 1));
+    assert_eq!(scheduler.busy(), [(1, 1)]);
+    assert_eq!(scheduler.idle(0, 1, 1), None, "worker 0 doesn't have it any more");
+    assert_eq!(scheduler.busy(), [(1, 1)]);
+    assert_eq!(scheduler.submit(2, never(), None, 2), None, "worker 0 takes no calls");
+}
+
+#[test]
+fn draining_gives_everything_that_waits_in_order() {
+    let mut scheduler = idle(2);
+    scheduler.submit(1, never(), Some(0), 1);
+    scheduler.submit(2, never(), Some(1), 2);
+    for (id, slot) in [(3, Some(1)), (4, None), (5, Some(0)), (6, None)] {
+        scheduler.submit(id, never(), slot, id);
+    }
+    scheduler.down(1, 1);
+    scheduler.resubmit(2, never(), Some(1), 2);
+    assert_eq!(scheduler.drain(), [2, 3, 4, 5, 6]);
+    assert!(!scheduler.is_drained(), "1 runs");
+    assert_eq!(scheduler.next_deadline(), Some(never()));
+    assert_eq!(scheduler.idle(0, 1, 1), None);
+    assert!(scheduler.is_drained());
+    assert_eq!(scheduler.next_deadline(), None);
+}
+
+// === Cancelling and deadlines ===
+
+#[test]
+fn a_cancelled_request_never_runs() {
+    let mut scheduler = queued(1, 1..=3);
+    assert_eq!(scheduler.cancel(2), Some(Removed::Queued(2)));
+    assert_eq!(scheduler.cancel(2), None, "once");
+    let first = scheduler.up(0, 1, None);
+    assert_eq!(runs(&mut scheduler, 1, first), [1, 3]);
+    assert_eq!(scheduler.cancel(1), None, "it has ended");
+}
+
+#[test]
+fn cancelling_the_only_one_leaves_the_worker_idle() {
+    let mut scheduler = queued(1, [1]);
+    scheduler.cancel(1);
+    assert!(scheduler.is_drained());
+    assert_eq!(scheduler.up(0, 1, None), None);
+    assert_eq!(scheduler.submit(2, never(), None, 2), given(0, 1, 2));
+}
+
+#[test]
+fn cancelling_one_that_runs_names_its_worker() {
+    let mut scheduler = idle(2);
+    scheduler.submit(1, never(), Some(1), 1);
+    let running = || Some(Removed::Running { slot: 1, epoch: 1, id: 1 });
+    assert_eq!(scheduler.cancel(1), running());
+    assert_eq!(scheduler.cancel(1), running(), "it still runs");
+    assert_eq!(scheduler.busy(), [(1, 1)], "until its worker says otherwise");
+}
+
+#[test]
+fn requests_expire_at_their_deadline_in_order_of_deadlines() {
+    let mut scheduler = Scheduler::new(1);
+    for (id, deadline) in [(1, 30), (2, 10), (3, 20), (4, 10)] {
+        scheduler.submit(id, at(deadline), None, id);
+    }
+    assert_eq!(scheduler.next_deadline(), Some(at(10)));
+    assert_eq!(scheduler.expire(at(9)), None);
+    assert_eq!(
+        scheduler.expire(at(10)),
+        Some(Removed::Queued(2)),
+        "the deadline itself is too late"
+    );
+    assert_eq!(scheduler.expire(at(25)), Some(Removed::Queued(4)));
+    assert_eq!(scheduler.expire(at(25)), Some(Removed::Queued(3)));
+    assert_eq!(scheduler.expire(at(25)), None);
+    assert_eq!(scheduler.next_deadline(), Some(at(30)));
+    let first = scheduler.up(0, 1, None);
+    assert_eq!(runs(&mut scheduler, 1, first), [1], "the others never run");
+    assert_eq!(scheduler.next_deadline(), None);
+}
+
+#[test]
+fn one_that_runs_expires_once_and_keeps_its_worker() {
+    let mut scheduler = idle(1);
+    scheduler.submit(1, at(10), None, 1);
+    scheduler.submit(2, at(20), None, 2);
+    let running = Removed::Running { slot: 0, epoch: 1, id: 1 };
+    assert_eq!(scheduler.expire(at(15)), Some(running));
+    assert_eq!(scheduler.expire(at(15)), None);
+    assert_eq!(scheduler.next_deadline(), Some(at(20)));
+    assert_eq!(scheduler.busy(), [(0, 1)]);
+    assert_eq!(scheduler.idle(0, 1, 1), given(0, 1, 2));
+}
+
+#[test]
+fn one_that_comes_back_too_late_expires_in_the_queue() {
+    let mut scheduler = idle(1);
+    scheduler.submit(1, at(10), None, 1);
+    assert!(matches!(scheduler.expire(at(10)), Some(Removed::Running { .. })));
+    scheduler.down(0, 1);
+    assert_eq!(scheduler.resubmit(1, at(10), None, 1), None);
+    assert_eq!(scheduler.expire(at(10)), Some(Removed::Queued(1)));
+    assert!(scheduler.is_drained());
+}
+
+// === Epochs ===
+
+#[test]
+fn news_of_an_earlier_incarnation_changes_nothing() {
+    let mut scheduler = idle(1);
+    scheduler.submit(1, never(), None, 1);
+    scheduler.submit(2, never(), None, 2);
+    assert_eq!(scheduler.up(0, 2, None), given(0, 2, 2), "the first one's request is lost with it");
+
+    assert_eq!(scheduler.idle(0, 1, 1), None);
+    assert_eq!(scheduler.idle(0, 1, 2), None, "the right id from the wrong incarnation");
+    scheduler.down(0, 1);
+    assert_eq!(scheduler.up(0, 1, None), None);
+    assert_eq!(scheduler.up(0, 2, None), None, "told twice");
+    assert_eq!(scheduler.busy(), [(0, 2)]);
+    assert_eq!(scheduler.idle(0, 2, 2), None);
+    assert_eq!(scheduler.submit(3, never(), None, 3), given(0, 2, 3));
+}
+
+#[test]
+fn news_of_another_request_frees_no_worker() {
+    let mut scheduler = idle(1);
+    scheduler.submit(1, never(), None, 1);
+    scheduler.submit(2, never(), None, 2);
+    assert_eq!(scheduler.idle(0, 1, 2), None);
+    assert_eq!(scheduler.busy(), [(0, 1)]);
+}
+
+#[test]
+fn an_idle_worker_that_says_so_again_stays_idle_once() {
+    let mut scheduler = idle(1);
+    scheduler.submit(1, never(), None, 1);
+    scheduler.idle(0, 1, 1);
+    assert_eq!(scheduler.idle(0, 1, 1), None);
+    assert_eq!(scheduler.submit(2, never(), None, 2), given(0, 1, 2));
+    assert_eq!(scheduler.idle(0, 1, 1), None, "it has another one now");
+    assert_eq!(scheduler.submit(3, never(), None, 3), None);
+}
+
+#[test]
+fn a_worker_that_is_down_gets_nothing() {
+    let mut scheduler = idle(2);
+    scheduler.down(0, 1);
+    assert_eq!(scheduler.submit(1, never(), None, 1), given(1, 1, 1));
+    assert_eq!(scheduler.submit(2, never(), None, 2), None);
+    assert_eq!(scheduler.up(0, 2, None), given(0, 2, 2));
+}
+
+#[test]
+fn a_running_request_is_adopted() {
+    let mut scheduler = Scheduler::new(2);
+    assert_eq!(scheduler.submit(8, never(), None, 8), None);
+    assert_eq!(scheduler.up(0, 4, Some((7, at(10)))), None, "busy with 7");
+    assert_eq!(scheduler.busy(), [(0, 7)]);
+    assert!(!scheduler.is_drained());
+    assert_eq!(scheduler.next_deadline(), Some(at(10)), "and 7 is watched");
+    assert_eq!(scheduler.cancel(7), Some(Removed::Running { slot: 0, epoch: 4, id: 7 }));
+    assert_eq!(scheduler.expire(at(10)), Some(Removed::Running { slot: 0, epoch: 4, id: 7 }));
+    assert_eq!(scheduler.idle(0, 4, 7), given(0, 4, 8));
+}
+
+#[test]
+fn an_adopted_request_may_come_back() {
+    let mut scheduler = Scheduler::new(1);
+    scheduler.up(0, 4, Some((7, at(10))));
+    assert_eq!(scheduler.resubmit(7, at(10), None, 7), None);
+    assert_eq!(scheduler.busy(), []);
+    assert_eq!(scheduler.up(0, 5, None), given(0, 5, 7));
+}
+
+// === Broken slots ===
+
+#[test]
+fn a_broken_slot_fails_what_only_it_could_run() {
+    let mut scheduler = Scheduler::new(2);
+    for (id, slot) in [(1, None), (2, Some(0)), (3, Some(1)), (4, Some(0))] {
+        scheduler.submit(id, never(), slot, id);
+    }
+    assert_eq!(scheduler.broken(0), [2, 4]);
+    assert!(scheduler.is_broken(0) && !scheduler.is_broken(1) && !scheduler.all_broken());
+    assert!(scheduler.broken(0).is_empty(), "told twice");
+    assert!(!scheduler.all_broken(), "and counted once");
+
+    assert_eq!(scheduler.broken(1), [1, 3], "nobody is left");
+    assert!(scheduler.all_broken() && scheduler.is_drained());
+}
+
+#[test]
+fn a_broken_slot_is_mended_by_the_next_worker() {
+    let mut scheduler: Scheduler<Id> = Scheduler::new(2);
+    scheduler.broken(0);
+    scheduler.broken(1);
+    assert_eq!(scheduler.up(0, 3, None), None);
+    assert!(!scheduler.is_broken(0) && !scheduler.all_broken());
+    assert_eq!(scheduler.submit(1, never(), None, 1), given(0, 3, 1));
+}
+
+#[test]
+fn a_slot_that_breaks_forgets_what_it_ran() {
+    let mut scheduler = idle(2);
+    scheduler.submit(1, at(10), Some(0), 1);
+    scheduler.broken(0);
+    assert_eq!(scheduler.busy(), []);
+    assert_eq!(scheduler.next_deadline(), None);
+    assert_eq!(scheduler.cancel(1), None);
+    assert_eq!(
+        scheduler.submit(2, never(), None, 2),
+        given(1, 1, 2),
+        "the other one still runs calls"
+    );
+}
+
+// === Bounds ===
+
+/// What is kept of requests that are gone is at most as much as of those that wait, and a little.
+#[track_caller]
+fn assert_bounded<R>(scheduler: &Scheduler<R>) {
+    let waiting = scheduler.queued.len();
+    let bound = 2 * waiting + 16;
+    assert!(scheduler.queue.len() <= bound, "{} for {waiting}", scheduler.queue.len());
+    for slot in &scheduler.slots {
+        assert!(slot.queue.len() <= bound, "{} for {waiting}", slot.queue.len());
+    }
+    assert!(scheduler.deadlines.len() <= waiting + scheduler.running.len());
+    assert!(scheduler.running.len() <= scheduler.slots.len());
+    assert!(scheduler.idle.len() + scheduler.running.len() <= scheduler.slots.len());
+}
+
+#[test]
+fn a_million_cancelled_requests_leave_nothing_behind() {
+    // The first ones stay: what is cancelled is always behind them.
+    let mut scheduler = queued(2, 0..100);
+    for id in 100..1_000_100 {
+        let slot = [None, None, Some(0), Some(1)][id as usize % 4];
+        assert_eq!(scheduler.submit(id, at(id), slot, id), None);
+        assert_eq!(scheduler.cancel(id), Some(Removed::Queued(id)));
+        assert_bounded(&scheduler);
+    }
+    assert_eq!(scheduler.drain(), (0..100).collect::<Vec<_>>());
+    assert_bounded(&scheduler);
+    assert_eq!(scheduler.next_deadline(), None);
+}
+
+#[test]
+fn a_full_queue_that_is_cancelled_in_any_order_leaves_nothing_behind() {
+    let mut scheduler = queued(1, 0..100_000);
+    // Every second one from the back, then the rest from the front.
+    for id in (0..100_000).rev().step_by(2).chain((0..100_000).step_by(2)) {
+        assert_eq!(scheduler.cancel(id), Some(Removed::Queued(id)));
+        assert_bounded(&scheduler);
+    }
+    assert!(scheduler.is_drained());
+    assert!(scheduler.queue.len() <= 16 && scheduler.deadlines.is_empty());
+}
+
+// === Against a model ===
+
+/// A request in the model's test. It cannot be copied: who has it is its only holder.
+#[derive(Debug, PartialEq, Eq)]
+struct Token {
+    id: Id,
+    deadline: Instant,
+    slot: Option<usize>,
+}
+
+/// What the scheduler should do, written to be obviously right: one list, looked through from its front.
+#[derive(Debug)]
+struct Model {
+    /// In the order in which they would run on one worker.
+    queue: Vec<(Id, Instant, Option<usize>)>,
+    workers: Vec<ModelWorker>,
+}
+
+#[derive(Debug, Default)]
+struct ModelWorker {
+    epoch: u64,
+    up: bool,
+    broken: bool,
+    running: Option<(Id, Instant)>,
+    /// The running request's end of time has been told.
+    told: bool,
+}
+
+impl ModelWorker {
+    fn vacate(&mut self) {
+        self.up = false;
+        self.running = None;
+        self.told = false;
+    }
+}
+
+impl Model {
+    fn new(slots: usize) -> Self {
+        let workers = std::iter::repeat_with(ModelWorker::default).take(slots).collect();
+        Self { queue: Vec::new(), workers }
+    }
+
+    /// The first idle worker that can run anything takes the first that it can run.
+    fn settle(&mut self) -> Option<(usize, u64, Id)> {
+        for (number, worker) in self.workers.iter_mut().enumerate() {
+            let mine = |&(_, _, slot): &(Id, Instant, Option<usize>)| {
+                slot.is_none_or(|slot| slot == number)
+            };
+            if worker.up
+                && worker.running.is_none()
+                && let Some(position) = self.queue.iter().position(mine)
+            {
+                let (id, deadline, _) = self.queue.remove(position);
+                worker.running = Some((id, deadline));
+                worker.told = false;
+                return Some((number, worker.epoch, id));
+            }
+        }
+        None
+    }
+
+    fn holder(&self, id: Id) -> Option<usize> {
+        self.workers.iter().position(|worker| worker.running.is_some_and(|(held, _)| held == id))
+    }
+
+    /// The end of time of whatever is still to be told of, first the earliest.
+    fn deadlines(&self) -> Vec<(Instant, Id)> {
+        let queued = self.queue.iter().map(|&(id, deadline, _)| (deadline, id));
+        let untold = self.workers.iter().filter(|worker| !worker.told);
+        let running =
+            untold.filter_map(|worker| worker.running.map(|(id, deadline)| (deadline, id)));
+        let mut all: Vec<_> = queued.chain(running).collect();
+        all.sort_unstable();
+        all
+    }
+
+    fn removed(&mut self, id: Id) -> Option<Removed<Id>> {
+        if let Some(position) = self.queue.iter().position(|&(queued, ..)| queued == id) {
+            self.queue.remove(position);
+            return Some(Removed::Queued(id));
+        }
+        let slot = self.holder(id)?;
+        Some(Removed::Running { slot, epoch: self.workers[slot].epoch, id })
+    }
+
+    fn expire(&mut self, now: Instant) -> Option<Removed<Id>> {
+        let (_, id) = self.deadlines().into_iter().find(|&(deadline, _)| deadline <= now)?;
+        if let Some(slot) = self.holder(id) {
+            self.workers[slot].told = true;
+        }
+        self.removed(id)
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Submit {
+        slot: Option<Index>,
+        deadline: u64,
+    },
+    /// One that a worker holds, or that was lost with a worker, comes back.
+    Resubmit(Index),
+    /// One that was lost with a worker is answered by its port.
+    Answer(Index),
+    Cancel(Index),
+    Expire {
+        now: u64,
+    },
+    Up {
+        slot: Index,
+        stale: bool,
+        running: Option<u64>,
+    },
+    Idle {
+        slot: Index,
+        stale: bool,
+        wrong: bool,
+    },
+    Down {
+        slot: Index,
+        stale: bool,
+    },
+    Broken(Index),
+    Drain,
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let index = any::<Index>;
+    let rarely = || prop::bool::weighted(0.15);
+    prop_oneof![
+        10 => (prop::option::weighted(0.4, index()), 0..100u64)
+            .prop_map(|(slot, deadline)| Step::Submit { slot, deadline }),
+        4 => index().prop_map(Step::Resubmit),
+        1 => index().prop_map(Step::Answer),
+        4 => index().prop_map(Step::Cancel),
+        2 => (0..100u64).prop_map(|now| Step::Expire { now }),
+        6 => (index(), rarely(), prop::option::weighted(0.2, 0..100u64))
+            .prop_map(|(slot, stale, running)| Step::Up { slot, stale, running }),
+        8 => (index(), rarely(), rarely())
+            .prop_map(|(slot, stale, wrong)| Step::Idle { slot, stale, wrong }),
+        3 => (index(), rarely()).prop_map(|(slot, stale)| Step::Down { slot, stale }),
+        1 => index().prop_map(Step::Broken),
+        1 => Just(Step::Drain),
+    ]
+}
+
+/// The scheduler, the model, and who has which request.
+struct Trial {
+    scheduler: Scheduler<Token>,
+    model: Model,
+    /// What each worker has.
+    hands: Vec<Option<Token>>,
+    /// What was lost with a worker, and neither came back nor was answered yet.
+    lost: Vec<Token>,
+    /// How often each request ended.
+    ended: BTreeMap<Id, usize>,
+    next_id: Id,
+}
+
+impl Trial {
+    fn new(slots: usize) -> Self {
+        Self {
+            scheduler: Scheduler::new(slots),
+            model: Model::new(slots),
+            hands: std::iter::repeat_with(|| None).take(slots).collect(),
+            lost: Vec::new(),
+            ended: BTreeMap::new(),
+            next_id: 1,
+        }
+    }
+
+    fn token(&mut self, deadline: u64, slot: Option<usize>) -> Token {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.ended.insert(id, 0);
+        Token { id, deadline: at(deadline), slot }
+    }
+
+    fn end(&mut self, token: &Token) {
+        *self.ended.get_mut(&token.id).unwrap() += 1;
+    }
+
+    /// The worker of the slot is gone, or has nothing any more.
+    fn lose(&mut self, slot: usize) {
+        self.lost.extend(self.hands[slot].take());
+    }
+
+    /// The scheduler has decided; the model decides the same.
+    fn assigned(&mut self, decision: Option<Assignment<Token>>) {
+        let expected = self.model.settle();
+        let found = decision.as_ref().map(|found| (found.slot, found.epoch, found.request.id));
+        assert_eq!(found, expected);
+        if let Some(Assignment { slot, request, .. }) = decision {
+            assert_eq!(self.hands[slot], None, "a worker has two");
+            assert!(request.slot.is_none_or(|wanted| wanted == slot), "on the wrong worker");
+            self.hands[slot] = Some(request);
+        }
+    }
+
+    fn removed(&mut self, found: Option<Removed<Token>>, expected: Option<Removed<Id>>) -> bool {
+        let plain = found.as_ref().map(|found| match *found {
+            Removed::Queued(ref token) => Removed::Queued(token.id),
+            Removed::Running { slot, epoch, id } => Removed::Running { slot, epoch, id },
+        });
+        assert_eq!(plain, expected);
+        if let Some(Removed::Queued(token)) = &found {
+            self.end(token);
+        }
+        found.is_some()
+    }
+
+    fn returned(&mut self, found: &[Token], expected: impl Fn(Option<usize>) -> bool) {
+        let ids: Vec<_> = found.iter().map(|token| token.id).collect();
+        let (gone, kept) = std::mem::take(&mut self.model.queue)
+            .into_iter()
+            .partition(|queued| expected(queued.2));
+        self.model.queue = kept;
+        let gone: Vec<_> = gone.into_iter().map(|(id, ..)| id).collect();
+        assert_eq!(ids, gone);
+        for token in found {
+            self.end(token);
+        }
+    }
+
+    fn resubmit(&mut self, token: Token) {
+        let Token { id, deadline, slot } = token;
+        self.model.queue.insert(0, (id, deadline, slot));
+        let decision = self.scheduler.resubmit(id, deadline, slot, token);
+        self.assigned(decision);
+    }
+
+    fn step(&mut self, step: &Step) {
+        let slots = self.hands.len();
+        match *step {
+            Step::Submit { slot, deadline } => {
+                let token = self.token(deadline, slot.map(|slot| slot.index(slots)));
+                let Token { id, deadline, slot } = token;
+                self.model.queue.push((id, deadline, slot));
+                let decision = self.scheduler.submit(id, deadline, slot, token);
+                self.assigned(decision);
+            }
+            Step::Resubmit(which) => {
+                let which = which.index(slots + self.lost.len().max(1));
+                if let Some(slot) = Some(which).filter(|&slot| slot < slots) {
+                    if let Some(token) = self.hands[slot].take() {
+                        self.model.workers[slot].vacate();
+                        self.resubmit(token);
+                    }
+                } else if !self.lost.is_empty() {
+                    let token = self.lost.swap_remove(which - slots);
+                    self.resubmit(token);
+                }
+            }
+            Step::Answer(which) => {
+                if !self.lost.is_empty() {
+                    let token = self.lost.swap_remove(which.index(self.lost.len()));
+                    self.end(&token);
+                }
+            }
+            Step::Cancel(which) => {
+                // Sometimes one that never was.
+                let id = which.index(self.next_id as usize + 1) as Id;
+                let found = self.scheduler.cancel(id);
+                let expected = self.model.removed(id);
+                self.removed(found, expected);
+            }
+            Step::Expire { now } => loop {
+                let found = self.scheduler.expire(at(now));
+                let expected = self.model.expire(at(now));
+                if !self.removed(found, expected) {
+                    break;
+                }
+            },
+            Step::Up { slot, stale, running } => {
+                let slot = slot.index(slots);
+                let epoch = self.model.workers[slot].epoch;
+                if stale {
+                    let told = self.scheduler.up(slot, epoch.min(1), None);
+                    assert_eq!(told, None, "news of an earlier incarnation");
+                    return;
+                }
+                self.lose(slot);
+                let adopted = running.map(|deadline| self.token(deadline, None));
+                let running = adopted.as_ref().map(|token| (token.id, token.deadline));
+                self.hands[slot] = adopted;
+                let worker = &mut self.model.workers[slot];
+                *worker =
+                    ModelWorker { epoch: epoch + 1, up: true, running, ..ModelWorker::default() };
+                let decision = self.scheduler.up(slot, epoch + 1, running);
+                self.assigned(decision);
+            }
+            Step::Idle { slot, stale, wrong } => {
+                let slot = slot.index(slots);
+                let worker = &mut self.model.workers[slot];
+                let held = worker.running.map_or(0, |(id, _)| id);
+                let epoch = if stale { worker.epoch.wrapping_sub(1) } else { worker.epoch };
+                let id = if wrong { held + 1 } else { held };
+                if !stale && !wrong && worker.running.take().is_some() {
+                    worker.told = false;
+                    let token = self.hands[slot].take().unwrap();
+                    self.end(&token);
+                }
+                let decision = self.scheduler.idle(slot, epoch, id);
+                self.assigned(decision);
+            }
+            Step::Down { slot, stale } => {
+                let slot = slot.index(slots);
+                let epoch = self.model.workers[slot].epoch;
+                if stale {
+                    self.scheduler.down(slot, epoch.wrapping_sub(1));
+                } else {
+                    self.scheduler.down(slot, epoch);
+                    self.model.workers[slot].vacate();
+                    self.lose(slot);
+                }
+            }
+            Step::Broken(slot) => {
+                let slot = slot.index(slots);
+                let found = self.scheduler.broken(slot);
+                self.model.workers[slot].vacate();
+                self.model.workers[slot].broken = true;
+                self.lose(slot);
+                let all = self.model.workers.iter().all(|worker| worker.broken);
+                self.returned(&found, |wanted| all || wanted == Some(slot));
+            }
+            Step::Drain => {
+                let found = self.scheduler.drain();
+                self.returned(&found, |_| true);
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        let Self { scheduler, model, .. } = self;
+        // The invariant of the module's head.
+        assert_eq!(model.settle(), None, "an idle worker could run what is queued");
+        for (slot, worker) in model.workers.iter().enumerate() {
+            let idle = worker.up && worker.running.is_none();
+            assert_eq!(scheduler.idle.contains(&slot), idle, "slot {slot}");
+            assert_eq!(scheduler.is_broken(slot), worker.broken, "slot {slot}");
+        }
+        let mut busy = scheduler.busy();
+        busy.sort_unstable();
+        let held: Vec<_> = (0..model.workers.len())
+            .filter_map(|slot| model.workers[slot].running.map(|(id, _)| (slot, id)))
+            .collect();
+        assert_eq!(busy, held);
+        let hands: Vec<_> = (0..self.hands.len())
+            .filter_map(|slot| self.hands[slot].as_ref().map(|token| (slot, token.id)))
+            .collect();
+        assert_eq!(busy, hands);
+        assert_eq!(scheduler.next_deadline(), model.deadlines().first().map(|&(when, _)| when));
+        assert_eq!(scheduler.is_drained(), model.queue.is_empty() && held.is_empty());
+        assert_eq!(scheduler.all_broken(), model.workers.iter().all(|worker| worker.broken));
+        assert_eq!(scheduler.deadlines.len(), model.deadlines().len());
+        assert_bounded(scheduler);
+    }
+
+    /// Lets everything end, and sees that it ended once.
+    fn finish(mut self) {
+        for slot in 0..self.hands.len() {
+            self.model.workers[slot].vacate();
+            self.scheduler.down(slot, self.model.workers[slot].epoch);
+            self.lose(slot);
+        }
+        let found = self.scheduler.drain();
+        self.returned(&found, |_| true);
+        self.check();
+        assert!(self.scheduler.is_drained());
+        for token in std::mem::take(&mut self.lost) {
+            self.end(&token);
+        }
+        for (id, times) in self.ended {
+            assert_eq!(times, 1, "request {id}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn it_decides_as_the_model_does(
+        slots in 1..5usize,
+        steps in prop::collection::vec(steps(), 0..150),
+    ) {
+        let mut trial = Trial::new(slots);
+        for step in &steps {
+            trial.step(step);
+            trial.check();
+        }
+        trial.finish();
+    }
+}

@@ -195,6 +195,18 @@ impl Mark {
         };
         all_pids().into_iter().filter(has).collect()
     }
+
+    /// Checks that the pool's own processes are gone, and waits for those that they had started: these are killed
+    /// too, but are nobody's children then, so that nobody can tell when they have ended.
+    pub async fn nothing_is_left(&self) {
+        let is_own = |&pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.contains("snakepen"))
+        };
+        let left: Vec<_> = self.processes().into_iter().filter(is_own).collect();
+        assert!(left.is_empty(), "processes {left:?} are left");
+        eventually("nothing is left", || self.processes().is_empty()).await;
+    }
 }
 
 /// Waits for a file that a handler writes, and returns its text.
