@@ -126,9 +126,9 @@ async fn an_exception_fits_the_smallest_of_frames() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_that_is_given_up_harms_no_other_call() {
     let pool = pool("large.py").workers(1).start().await.unwrap();
-    let text = "ab".repeat(1 << 20);
+    let text = "ab".repeat(1 << 19);
     for timeout in [1, 2, 3, 5, 8, 13, 21] {
-        let call = pool.call::<Value>("swap", (&text, LARGE));
+        let call = pool.call::<Value>("swap", (&text, LARGE / 4));
         match call.timeout(Duration::from_millis(timeout)).await {
             Ok(_) | Err(Error::Timeout { .. }) => {}
             Err(error) => panic!("{error:?}"),

@@ -195,24 +195,25 @@ async fn calls_of_a_worker_run_on_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_waits_for_its_busy_worker_and_holds_up_nobody() {
     let directory = tempfile::tempdir().unwrap();
-    let marker = directory.path().join("marker");
-    let pool = pool("basic.py").workers(3).start().await.unwrap();
+    let pool = pool("held.py").workers(3).start().await.unwrap();
     let expected = pids(&pool);
     let second = pool.worker(1).unwrap();
-    let busy =
-        tokio::spawn(second.call::<()>("touch", (marker.to_str().unwrap(), 1.0)).into_future());
-    eventually("worker 1 is busy", || marker.exists()).await;
+    let busy = second.call::<String>("hold", directory.path().to_str().unwrap());
+    let busy = tokio::spawn(busy.into_future());
+    eventually("worker 1 is busy", || directory.path().join("held").exists()).await;
 
     let pinned = tokio::spawn(second.call::<i32>("pid", ()).into_future());
     eventually("the pinned call is queued", || pool.stats().queued == 1).await;
-    for _ in 0..20 {
+    for _ in 0..50 {
         let other: i32 = pool.call("pid", ()).await.unwrap();
         assert_ne!(other, expected[1], "a worker ran two calls at once");
     }
     assert_eq!(pool.stats().queued, 1, "the pinned call did not wait");
-    assert!(!busy.is_finished());
+    assert!(!busy.is_finished() && !pinned.is_finished());
+
+    std::fs::write(directory.path().join("released"), "").unwrap();
     assert_eq!(pinned.await.unwrap().unwrap(), expected[1]);
-    busy.await.unwrap().unwrap();
+    assert_eq!(busy.await.unwrap().unwrap(), "held");
     finish(pool).await;
 }
 

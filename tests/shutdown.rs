@@ -24,47 +24,47 @@ fn lines(path: &Path) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_and_queued_calls_finish_and_new_ones_are_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let log = directory.path().join("log");
-    let pool = pool("leaving.py").workers(2).start().await.unwrap();
-    let calls: Vec<_> = (0..6)
-        .map(|number| pool.call::<String>("note", (text(&log), number.to_string(), 0.5)))
+    let there = |name: &str| directory.path().join(name).exists();
+    let pool = pool("held.py").workers(2).start().await.unwrap();
+    let hold = |name: &str| (text(directory.path()), name.to_owned());
+    let running = [0, 1].map(|slot| {
+        let worker = pool.worker(slot).unwrap();
+        tokio::spawn(worker.call::<String>("hold", hold(&format!("runs {slot}"))).into_future())
+    });
+    eventually("two run", || there("runs 0") && there("runs 1")).await;
+    let mut queued: Vec<_> = (0..4)
+        .map(|number| pool.call::<String>("hold", hold(&format!("waits {number}"))))
         .map(|call| tokio::spawn(call.into_future()))
         .collect();
-    let pinned = pool.worker(1).unwrap().call::<String>("note", (text(&log), "pinned"));
-    let pinned = tokio::spawn(pinned.into_future());
-    eventually("two run, the others wait", || lines(&log) == 2 && pool.stats().queued == 5).await;
+    let pinned = pool.worker(1).unwrap().call::<String>("hold", hold("waits 4"));
+    queued.push(tokio::spawn(pinned.into_future()));
+    eventually("the others wait", || pool.stats().queued == 5).await;
 
     let closing = tokio::spawn({
         let pool = pool.clone();
         async move { pool.shutdown().await }
     });
+    // At once, that is when it is first polled; a call that gets in before the door is closed is dropped again.
     eventually("the door is closed", || {
-        let mut call = pool.call::<String>("note", (text(&log), "too late")).into_future();
-        let polled = futures::FutureExt::now_or_never(&mut call);
-        matches!(polled, Some(Err(Error::Closed { .. })))
+        let call = pool.call::<String>("hold", hold("too late")).into_future();
+        matches!(futures::FutureExt::now_or_never(call), Some(Err(Error::Closed { .. })))
     })
     .await;
-    assert!(!closing.is_finished());
-    let admitted = lines(&log);
-    let refused =
-        within(LIMIT, "a refusal", pool.call::<String>("note", (text(&log), "no")).into_future());
-    let error = refused.await.unwrap_err();
+    let error = pool.worker(0).unwrap().call::<String>("pid", ()).await.unwrap_err();
     assert!(matches!(&error, Error::Closed { pool: name } if name == pool.name()), "{error:?}");
     assert!(!error.may_have_run() && !error.is_retryable());
-    assert!(admitted < 7, "the refusal waited for the end");
+    assert!(!closing.is_finished() && !running.iter().any(tokio::task::JoinHandle::is_finished));
 
-    for (number, call) in calls.into_iter().enumerate() {
-        assert_eq!(call.await.unwrap().unwrap(), number.to_string());
+    fs::write(directory.path().join("released"), "").unwrap();
+    for (slot, call) in running.into_iter().enumerate() {
+        assert_eq!(call.await.unwrap().unwrap(), format!("runs {slot}"));
     }
-    assert_eq!(pinned.await.unwrap().unwrap(), "pinned");
+    for (number, call) in queued.into_iter().enumerate() {
+        assert_eq!(call.await.unwrap().unwrap(), format!("waits {number}"));
+    }
     within(LIMIT, "shutdown", closing).await.unwrap().unwrap();
-    let written = fs::read_to_string(&log).unwrap();
-    assert!(!written.contains("no") && !written.contains("too late"), "{written}");
-    assert_eq!(
-        pool.stats().failed.closed,
-        0,
-        "a call that was refused at the door was never submitted"
-    );
+    assert!(!there("too late"));
+    assert_eq!(pool.stats().failed.closed, 0, "a refused call was never submitted");
     finish(pool).await;
 }
 
@@ -210,16 +210,16 @@ async fn dropping_the_last_handle_shuts_down() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_under_way_keeps_the_pool_alive() {
     let directory = tempfile::tempdir().unwrap();
-    let log = directory.path().join("log");
     let mark = Mark::new();
-    let pool = mark.on(pool("leaving.py").workers(1)).start().await.unwrap();
-    let running =
-        tokio::spawn(pool.call::<String>("note", (text(&log), "runs", 0.5)).into_future());
-    let queued =
-        tokio::spawn(pool.call::<String>("note", (text(&log), "waits", 0.5)).into_future());
-    let unmade = pool.call::<String>("note", (text(&log), "comes later"));
-    eventually("one runs", || lines(&log) == 1).await;
+    let pool = mark.on(pool("held.py").workers(1)).start().await.unwrap();
+    let hold = |name: &str| pool.call::<String>("hold", (text(directory.path()), name));
+    let running = tokio::spawn(hold("runs").into_future());
+    eventually("it runs", || directory.path().join("runs").exists()).await;
+    let queued = tokio::spawn(hold("waits").into_future());
+    eventually("it waits", || pool.stats().queued == 1).await;
+    let unmade = hold("comes later");
     drop(pool);
+    fs::write(directory.path().join("released"), "").unwrap();
     assert_eq!(running.await.unwrap().unwrap(), "runs");
     assert_eq!(queued.await.unwrap().unwrap(), "waits");
     assert_eq!(unmade.await.unwrap(), "comes later");

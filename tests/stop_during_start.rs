@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use common::{LIMIT, Mark, eventually, finish, handler_file, told, unique, within};
 use snakepen::{Builder, Error, Pool};
+use tokio::task::JoinHandle;
 
 /// The builder of a marked pool, whose name can be looked for.
 struct Subject {
@@ -129,15 +130,45 @@ async fn start_dropped_while_the_launcher_preloads() {
 async fn shutdown_while_workers_load() {
     let (_directory, path, loading) = loading_forever();
     let subject = Subject::new(&path);
-    let start = tokio::spawn(subject.builder().start());
+    // Nobody waits for a grace that nothing needs: it is longer than this test may take.
+    shut_down(&subject, subject.builder().shutdown_grace(2 * LIMIT), &loading).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_while_the_launcher_preloads() {
+    let (directory, _, loading) = loading_forever();
+    let subject = Subject::new(&basic());
+    let builder = subject.builder().path(directory.path()).preload(["made_handlers"]);
+    shut_down(&subject, builder.shutdown_grace(2 * LIMIT), &loading).await;
+}
+
+/// A call that waits for the first workers has the grace, as any other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_while_a_call_waits_for_the_first_worker() {
+    let (_directory, path, loading) = loading_forever();
+    let subject = Subject::new(&path);
+    let start = tokio::spawn(subject.builder().shutdown_grace(Duration::from_millis(100)).start());
     told(&loading).await;
     let found = Pool::find(&subject.name).await.expect("it can be found while it starts");
     let call = tokio::spawn(found.call::<()>("any", ()).into_future());
     eventually("the call waits", || found.stats().queued == 1).await;
+    finish(found).await;
+    let error = within(LIMIT, "the call", call).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Closed { .. }), "{error}");
+    refused(start).await;
+    assert!(subject.is_gone());
+}
+
+async fn shut_down(subject: &Subject, builder: Builder, loading: &Path) {
+    let start = tokio::spawn(builder.start());
+    told(loading).await;
+    let found = Pool::find(&subject.name).await.expect("it can be found while it starts");
     within(LIMIT, "shutdown", found.shutdown()).await.unwrap();
     assert!(subject.is_gone());
-    let error = within(LIMIT, "the call", call).await.unwrap().unwrap_err();
-    assert!(!error.may_have_run(), "{error}");
+    refused(start).await;
+}
+
+async fn refused(start: JoinHandle<Result<Pool, Error>>) {
     let started = within(LIMIT, "start() of a pool that was shut down", start).await.unwrap();
     assert!(matches!(started, Err(Error::Start(_) | Error::Closed { .. })), "{started:?}");
 }
@@ -158,7 +189,7 @@ fn the_runtime_dropped_during_start() {
     for step in 0..12 {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let started = runtime.spawn(subject.builder().start());
-        runtime.block_on(tokio::time::sleep(Duration::from_millis(10 * step)));
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(10 * step)).await });
         if step % 2 == 0 {
             drop(runtime);
         } else {

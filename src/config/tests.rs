@@ -135,7 +135,8 @@ fn handlers_are_a_file_or_a_module() {
 #[test]
 fn threads_are_limited_to_one_unless_said_otherwise() {
     let config = builder().env("OMP_NUM_THREADS", "3").env("MINE", "x").check().unwrap();
-    let get = |key: &str| config.env.get(std::ffi::OsStr::new(key)).and_then(|value| value.to_str());
+    let get =
+        |key: &str| config.env.get(std::ffi::OsStr::new(key)).and_then(|value| value.to_str());
     assert_eq!(get("OMP_NUM_THREADS"), Some("3"), "the builder has the last word");
     assert_eq!(get("MINE"), Some("x"));
     for variable in THREAD_VARIABLES.into_iter().skip(1) {

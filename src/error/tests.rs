@@ -5,7 +5,8 @@ fn exception() -> PythonException {
         type_name: "ValueError".to_owned(),
         module: "builtins".to_owned(),
         message: "no".to_owned(),
-        traceback: "Traceback (most recent call last):\n  File \"h.py\", line 1\nValueError: no\n".to_owned(),
+        traceback: "Traceback (most recent call last):\n  File \"h.py\", line 1\nValueError: no\n"
+            .to_owned(),
         cause: None,
     }
 }
@@ -42,7 +43,11 @@ fn table() -> Vec<(Error, bool, bool)> {
         (Error::Encode { handler: text("add"), message: text("NaN at $") }, false, false),
         (Error::TooLarge { handler: text("add"), size: 2, limit: 1 }, false, false),
         (Error::Saturated { limit: 1 }, false, true),
-        (Error::UnknownHandler { name: text("ad"), known: vec![text("add"), text("sub")] }, false, false),
+        (
+            Error::UnknownHandler { name: text("ad"), known: vec![text("add"), text("sub")] },
+            false,
+            false,
+        ),
         (Error::Python { handler: text("add"), exception: Arc::new(exception()) }, true, false),
         (
             Error::BadResult {
@@ -91,7 +96,10 @@ fn what_may_have_run_and_what_can_be_tried_again() {
     for (error, may_have_run, is_retryable) in table() {
         assert_eq!(error.may_have_run(), may_have_run, "may_have_run of {error:?}");
         assert_eq!(error.is_retryable(), is_retryable, "is_retryable of {error:?}");
-        assert!(!(error.may_have_run() && error.is_retryable()), "a handler could run twice: {error:?}");
+        assert!(
+            !(error.may_have_run() && error.is_retryable()),
+            "a handler could run twice: {error:?}"
+        );
     }
 }
 
@@ -155,7 +163,10 @@ fn a_death_tells_its_last_words() {
     };
     let text = death.to_string();
     let lines: Vec<_> = text.lines().collect();
-    assert!(lines[0].contains("exited with status 3 after it had closed the descriptor of its port"), "{text}");
+    assert!(
+        lines[0].contains("exited with status 3 after it had closed the descriptor of its port"),
+        "{text}"
+    );
     assert_eq!(lines[1..], ["Fatal Python error", "last words on stderr:", "one", "two"]);
 }
 
@@ -164,10 +175,26 @@ fn each_end_reads_as_a_sentence() {
     let sentence = |exit: Exit, ended: Ended| format!("worker w {exit}{ended}");
     for (exit, ended, expected) in [
         (Exit::Code(0), Ended::Itself, "worker w exited with status 0"),
-        (Exit::Signal(9), Ended::Unhealthy, "worker w was killed by SIGKILL because it did not answer a ping"),
-        (Exit::Signal(9), Ended::TimedOut, "worker w was killed by SIGKILL because its call ran out of time"),
-        (Exit::Signal(9), Ended::Abandoned, "worker w was killed by SIGKILL because its caller went away"),
-        (Exit::Signal(15), Ended::Shutdown, "worker w was killed by SIGTERM because the pool was shut down"),
+        (
+            Exit::Signal(9),
+            Ended::Unhealthy,
+            "worker w was killed by SIGKILL because it did not answer a ping",
+        ),
+        (
+            Exit::Signal(9),
+            Ended::TimedOut,
+            "worker w was killed by SIGKILL because its call ran out of time",
+        ),
+        (
+            Exit::Signal(9),
+            Ended::Abandoned,
+            "worker w was killed by SIGKILL because its caller went away",
+        ),
+        (
+            Exit::Signal(15),
+            Ended::Shutdown,
+            "worker w was killed by SIGTERM because the pool was shut down",
+        ),
         (Exit::Unknown, Ended::Stopped, "worker w ended because its actor was stopped"),
         (Exit::Unknown, Ended::Launcher, "worker w ended because the launcher ended"),
         (
@@ -204,7 +231,11 @@ fn a_failed_start_carries_what_python_said() {
         timeout: Duration::from_secs(30),
     };
     let text = error.to_string();
-    assert!(text.contains("loading its handlers") && text.contains("30s") && text.contains("startup_timeout"));
+    assert!(
+        text.contains("loading its handlers")
+            && text.contains("30s")
+            && text.contains("startup_timeout")
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{LIMIT, Mark, within};
+use super::{LIMIT, Mark, python, within};
 
 const PART: &str = "SNAKEPEN_TEST_PART";
 const DIRECTORY: &str = "SNAKEPEN_TEST_DIRECTORY";
@@ -30,6 +30,8 @@ impl Host {
             .args(["--exact", "host", "--ignored", "--nocapture"])
             .env(PART, part)
             .env(DIRECTORY, directory.path())
+            // Looked up here: a host starts nothing but its pools.
+            .env("SNAKEPEN_PYTHON", python())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .process_group(0);
