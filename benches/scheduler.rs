@@ -155,17 +155,18 @@ fn cancels(bench: &Bench, slots: usize, queued: u64) -> f64 {
     })
 }
 
-/// All queued calls expire.
+/// All calls expire, those that run too: they have the earliest deadlines.
 fn expiries(bench: &Bench, slots: usize, queued: u64) -> f64 {
     let prepare = || Load::loaded(slots, queued);
     bench.measure(prepare, |load| {
         let now = load.deadline(load.next);
         let mut expired = 0;
         while let Some(removed) = load.scheduler.expire(now) {
-            expired += u64::from(matches!(black_box(removed), Removed::Queued(_)));
+            black_box(removed);
+            expired += 1;
         }
-        assert_eq!(expired, queued);
-        queued
+        assert_eq!(expired, slots as u64 + queued);
+        expired
     })
 }
 

@@ -223,14 +223,15 @@ async fn main() {
             });
         }
         if number == 0 {
-            let pairs = done[0].iter().zip(&done[2]);
-            let ratio = Spread::of(
-                pairs.map(|(one, eight)| ms(eight.workers_ready) / ms(one.workers_ready)),
-            );
+            let ratio = |time: fn(&Round) -> Duration| {
+                let pairs = done[0].iter().zip(&done[2]);
+                Spread::of(pairs.map(|(one, eight)| ms(time(eight)) / ms(time(one)))).text(2)
+            };
+            let (ready, start) = (ratio(|round| round.workers_ready), ratio(|round| round.start));
             reached.push(format!(
-                "8 workers ready in {} × the time of one, to be reached: 2",
-                ratio.text(2)
+                "8 workers ready in {ready} × the time of one, to be reached: 2 (from launcher ready)"
             ));
+            reached.push(format!("start() of 8 workers takes {start} × the time of one's"));
             let eight = &rows[2];
             reached.push(format!(
                 "whole start with 8 workers: {:.1} ms, to be reached: 100",

@@ -290,7 +290,7 @@ impl Board {
     pub(crate) fn stats(&self) -> Stats {
         let inner = self.lock();
         let ready = |slot: &&Slot| matches!(slot.state, WorkerState::Idle | WorkerState::Busy);
-        Stats {
+        let stats = Stats {
             size: inner.slots.len(),
             ready: inner.slots.iter().filter(ready).count(),
             busy: inner.busy,
@@ -300,8 +300,16 @@ impl Board {
             failed: inner.failed,
             rejected: inner.rejected,
             restarts: inner.restarts,
-            queue_time: quantiles(&inner.queue_time),
-            service_time: quantiles(&inner.service_time),
+            queue_time: Quantiles::default(),
+            service_time: Quantiles::default(),
+        };
+        // Searching them takes longer than copying them; calls wait for neither.
+        let (queue_time, service_time) = (inner.queue_time.clone(), inner.service_time.clone());
+        drop(inner);
+        Stats {
+            queue_time: quantiles(&queue_time),
+            service_time: quantiles(&service_time),
+            ..stats
         }
     }
 

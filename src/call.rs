@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,7 +14,7 @@ use crate::actors::pool::PoolMsg;
 use crate::error::Error;
 use crate::pool::Anchor;
 use crate::port::Command;
-use crate::request::{Request, Ticket};
+use crate::request::{Request, Ticket, handler_of};
 use crate::shared::{PoolCell, Shared};
 use crate::stats::WorkerState;
 use crate::sys;
@@ -65,13 +66,23 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
     fn into_future(self) -> Self::IntoFuture {
         let Self { anchor, slot, frame, timeout, .. } = self;
         Box::pin(async move {
-            let frame = frame?;
-            let handler = frame.name().to_owned();
-            let json = make(&anchor, slot, frame, timeout).await?;
-            serde_json::from_slice(&json)
-                .map_err(|error| Error::Decode { handler, message: error.to_string() })
+            let shared = &anchor.shared;
+            let made = Made { id: shared.next_id(), at: Instant::now(), timeout };
+            let frame = finish(frame?, &made, shared.config.limits.max_frame)?;
+            let json = make(&anchor, slot, frame.clone(), &made).await?;
+            serde_json::from_slice(&json).map_err(|error| Error::Decode {
+                handler: handler_of(&frame).to_owned(),
+                message: error.to_string(),
+            })
         })
     }
+}
+
+/// What a call gets when it is made.
+struct Made {
+    id: u64,
+    at: Instant,
+    timeout: Duration,
 }
 
 fn encode(handler: &str, args: &impl Serialize) -> Result<FrameBuilder, Error> {
@@ -89,26 +100,30 @@ fn encode(handler: &str, args: &impl Serialize) -> Result<FrameBuilder, Error> {
     Ok(frame)
 }
 
+fn finish(mut frame: FrameBuilder, made: &Made, limit: usize) -> Result<Bytes, Error> {
+    let deadline = sys::monotonic_ns(made.at).saturating_add(nanos(made.timeout));
+    match frame.finish(made.id, deadline, limit) {
+        Ok(frame) => Ok(frame.into()),
+        Err(size) => Err(Error::TooLarge { handler: frame.name().to_owned(), size, limit }),
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 async fn make(
     anchor: &Anchor,
     slot: Option<usize>,
-    frame: FrameBuilder,
-    timeout: Duration,
-) -> Result<bytes::Bytes, Error> {
+    frame: Bytes,
+    made: &Made,
+) -> Result<Bytes, Error> {
     let shared = &anchor.shared;
-    let limit = shared.config.limits.max_frame;
-    let id = shared.next_id();
-    let handler = frame.name().to_owned();
-    let frame = frame
-        .finish(id, sys::monotonic_ns_after(timeout), limit)
-        .map_err(|size| Error::TooLarge { handler, size, limit })?;
-    if shared.is_closed() {
-        return Err(Error::Closed { pool: shared.config.name.clone() });
-    }
-    let (ticket, answer) = Ticket::admit(shared, id, Instant::now(), timeout)?;
+    let &Made { id, at, timeout } = made;
+    let (ticket, answer) = Ticket::admit(shared, id, at, timeout)?;
     let guard = AbandonOnDrop { shared, id, armed: true };
     let request = Request::new(frame, slot, ticket);
-    if let Err(request) = submit(shared, request) {
+    if let Err(request) = shared.submit(request) {
         submit_later(anchor, request).await;
     }
     let answer = answer.await;
@@ -117,32 +132,24 @@ async fn make(
     answer.unwrap_or_else(|_| Err(Error::Closed { pool: shared.config.name.clone() }))
 }
 
-/// Hands a request to the pool's actor; gives it back while there is none.
-fn submit(shared: &Shared, request: Request) -> Result<(), Request> {
-    match shared.to_pool(PoolMsg::Submit(request)) {
-        Ok(()) => Ok(()),
-        Err(PoolMsg::Submit(request)) => Err(request),
-        Err(_) => unreachable!("a message comes back as it was"),
-    }
-}
-
 /// Waits for the pool's actor to be restarted, for as long as the call has. The request is answered if it doesn't
 /// come to that.
-async fn submit_later(anchor: &Anchor, mut request: Request) {
+async fn submit_later(anchor: &Anchor, mut request: Box<Request>) {
     let shared = &anchor.shared;
     let mut cell = shared.cell.subscribe();
     let deadline = tokio::time::Instant::from_std(request.ticket.deadline);
     loop {
         let error = match &*cell.borrow_and_update() {
-            PoolCell::Closed => Some(Error::Closed { pool: shared.config.name.clone() }),
-            _ if anchor.is_dead() => Some(Error::Closed { pool: shared.config.name.clone() }),
-            _ => shared.board.why_all_broken().map(Error::Start),
+            PoolCell::Starting | PoolCell::Up(_) if !anchor.is_dead() => {
+                shared.board.why_all_broken().map(Error::Start)
+            }
+            _ => Some(Error::Closed { pool: shared.config.name.clone() }),
         };
         if let Some(error) = error {
             request.ticket.answer(Err(error), WorkerState::Down);
             return;
         }
-        request = match submit(shared, request) {
+        request = match shared.submit(request) {
             Ok(()) => return,
             Err(request) => request,
         };

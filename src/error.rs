@@ -57,7 +57,8 @@ pub enum Error {
     #[error("start: {0}")]
     Start(Arc<StartError>),
 
-    /// The arguments cannot be written as JSON. Nothing was sent.
+    /// The arguments cannot be written as JSON, or Python cannot read them (a number that it refuses, a nesting that is
+    /// too deep for it). The handler did not start.
     #[error("arguments of `{handler}`: {message}")]
     Encode {
         /// The handler that was to be called.

@@ -28,9 +28,10 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(frame: Vec<u8>, slot: Option<usize>, mut ticket: Ticket) -> Self {
-        ticket.frame = frame.into();
-        Self { slot, ticket, reassigned: 0 }
+    /// Boxed once: on its way it moves through half a dozen messages and tables.
+    pub(crate) fn new(frame: Bytes, slot: Option<usize>, mut ticket: Ticket) -> Box<Self> {
+        ticket.frame = frame;
+        Box::new(Self { slot, ticket, reassigned: 0 })
     }
 
     /// The encoded CALL frame.
@@ -50,14 +51,14 @@ impl Request {
     }
 
     /// Ends the call for want of time, wherever it is.
-    pub(crate) fn time_out(self, now: Instant, after: WorkerState) {
+    pub(crate) fn time_out(self: Box<Self>, now: Instant, after: WorkerState) {
         let error = self.ticket.timeout_error(now);
         self.ticket.answer(Err(error), after);
     }
 }
 
 /// The handler's name in an encoded CALL frame.
-fn handler_of(frame: &[u8]) -> &str {
+pub(crate) fn handler_of(frame: &[u8]) -> &str {
     let length = frame.get(6..8).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])));
     frame
         .get(HEADER..HEADER + length)

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use ractor::ActorRef;
+use ractor::{ActorRef, MessagingErr};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -13,6 +13,7 @@ use crate::board::Board;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::pool::Anchor;
+use crate::request::Request;
 
 /// Processes that do not even end after KILL (stuck in the kernel) are not waited for longer than this.
 const REAP: Duration = Duration::from_secs(10);
@@ -76,12 +77,24 @@ impl Shared {
         match &*self.cell.borrow() {
             PoolCell::Up(pool) | PoolCell::Draining(pool) => {
                 pool.send_message(message).map_err(|error| match error {
-                    ractor::MessagingErr::SendErr(message) => message,
+                    MessagingErr::SendErr(message) => message,
                     // The type of the mailbox is that of the reference, and it is local.
                     _ => unreachable!("a local actor's mailbox is open or closed"),
                 })
             }
             PoolCell::Starting | PoolCell::Closed => Err(message),
+        }
+    }
+
+    /// Hands a call to the pool's actor; gives it back while there is none, or none that admits calls.
+    pub(crate) fn submit(&self, request: Box<Request>) -> Result<(), Box<Request>> {
+        match &*self.cell.borrow() {
+            PoolCell::Up(pool) => match pool.send_message(PoolMsg::Submit(request)) {
+                Ok(()) => Ok(()),
+                Err(MessagingErr::SendErr(PoolMsg::Submit(request))) => Err(request),
+                Err(_) => unreachable!("a message comes back as it was"),
+            },
+            PoolCell::Starting | PoolCell::Draining(_) | PoolCell::Closed => Err(request),
         }
     }
 

@@ -7,6 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -316,14 +317,18 @@ pub(crate) fn wait_readable(fd: &OwnedFd, time: Duration) -> bool {
     }
 }
 
-/// The CLOCK_MONOTONIC time in ns after `ahead` from now: what `time.monotonic_ns()` will say in Python.
-pub(crate) fn monotonic_ns_after(ahead: Duration) -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now = Duration::new(
-        u64::try_from(now.tv_sec).unwrap_or(0),
-        u32::try_from(now.tv_nsec).unwrap_or(0),
-    );
-    u64::try_from(now.saturating_add(ahead).as_nanos()).unwrap_or(u64::MAX)
+/// A moment as CLOCK_MONOTONIC tells it, in ns: what `time.monotonic_ns()` says in Python. An `Instant` is of the same
+/// clock, but doesn't tell its number; so the two are compared once.
+pub(crate) fn monotonic_ns(at: Instant) -> u64 {
+    static ANCHOR: LazyLock<(Instant, Duration)> = LazyLock::new(|| {
+        let anchor = Instant::now();
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        (anchor, Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0)))
+    });
+    let (anchor, anchor_ns) = *ANCHOR;
+    let since = anchor_ns + at.saturating_duration_since(anchor);
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The effective user id, to tell whose cache directory it is.

@@ -29,8 +29,8 @@ async fn large_arguments_against_large_results_on_all_workers() {
     finish(pool).await;
 }
 
-/// The worker's threads write to the very socket, and to the pipe beside it, that arguments are on their way
-/// through: a host that first writes and then reads would wait for ever.
+/// The worker's threads write to the very socket, and to the pipe beside it, while arguments come in and results go
+/// out: no frame is split by another, and neither way waits for the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_talks_all_the_time_still_takes_large_arguments() {
     let directory = tempfile::tempdir().unwrap();

@@ -53,9 +53,9 @@ async fn is_whole(pool: &Pool, mark: &Mark, size: usize, kills: u64) {
     assert_eq!(pids.len(), size);
     assert!(pids.iter().all(|&pid| is_alive(pid)));
     eventually("nothing but launcher and workers", || mark.processes().len() == 1 + size).await;
-    for slot in 0..size {
+    for (slot, &expected) in pids.iter().enumerate() {
         let pid = pool.worker(slot).unwrap().call::<i32>("pid", ()).await.unwrap();
-        assert_eq!(pid, pids[slot]);
+        assert_eq!(pid, expected);
     }
 }
 

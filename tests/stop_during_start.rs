@@ -159,6 +159,18 @@ async fn shutdown_while_a_call_waits_for_the_first_worker() {
     assert!(subject.is_gone());
 }
 
+/// With the root of the tree the pool is gone; start() says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_root_killed_while_workers_load() {
+    let (_directory, path, loading) = loading_forever();
+    let subject = Subject::new(&path);
+    let start = tokio::spawn(subject.builder().start());
+    told(&loading).await;
+    ractor::registry::where_is(format!("{}/root", subject.name)).unwrap().kill();
+    refused(start).await;
+    subject.leaves_nothing("the root was killed").await;
+}
+
 async fn shut_down(subject: &Subject, builder: Builder, loading: &Path) {
     let start = tokio::spawn(builder.start());
     told(loading).await;

@@ -69,7 +69,7 @@ impl Subject {
     }
 
     fn actor(&self, part: &str) -> Option<ActorId> {
-        where_is(&self.name(part)).map(|actor| actor.get_id())
+        where_is(self.name(part)).map(|actor| actor.get_id())
     }
 
     /// Kills an actor, and waits until another one serves under its name.
@@ -108,7 +108,7 @@ impl Subject {
 
     /// The pool is whole: every name has its actor, the handle and the names reach workers, and there is no
     /// process that should not be there.
-    async fn is_whole(self) {
+    async fn ends_whole(self) {
         let pool = &self.pool;
         within(LIMIT, "a call", async { pool.call::<u64>("work", 7).await.unwrap() }).await;
         whole(pool).await;
@@ -159,7 +159,7 @@ async fn the_pool_actor_is_killed() {
     // The workers never noticed.
     assert_eq!(pids(&subject.pool), subject.pids);
     assert_eq!(subject.pool.stats().restarts, 0);
-    subject.is_whole().await;
+    subject.ends_whole().await;
 }
 
 /// The new actor has taken over the deadlines, and hears of callers that go away.
@@ -189,7 +189,7 @@ async fn calls_that_run_over_a_restart_of_the_pool_actor_can_be_given_up() {
     whole(&subject.pool).await;
     assert_eq!(subject.pool.stats().failed.abandoned, 1);
     assert!(subject.pids.iter().all(|&pid| !is_alive(pid)));
-    subject.is_whole().await;
+    subject.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -250,7 +250,7 @@ async fn a_worker_actor_is_killed() {
     assert_eq!(neighbour.unwrap(), subject.pids[1]);
     let epochs: Vec<u64> = subject.pool.workers().iter().map(|worker| worker.epoch).collect();
     assert_eq!((epochs, launcher_pid(&subject.pool)), (vec![2, 1], subject.launcher));
-    subject.is_whole().await;
+    subject.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,7 +262,7 @@ async fn the_worker_supervisor_is_killed() {
     whole(&subject.pool).await;
     assert!(subject.pids.iter().all(|&pid| !is_alive(pid)));
     assert_eq!(launcher_pid(&subject.pool), subject.launcher, "the launcher stays");
-    subject.is_whole().await;
+    subject.ends_whole().await;
 }
 
 // === The launcher ===
@@ -276,7 +276,7 @@ async fn the_launcher_actor_is_killed() {
     whole(&subject.pool).await;
     eventually("the old launcher has left", || !is_alive(subject.launcher)).await;
     subject.all_are_new();
-    subject.is_whole().await;
+    subject.ends_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -292,7 +292,7 @@ async fn the_launcher_process_is_killed() {
     subject.running_died(&[Ended::Stopped, Ended::Launcher, Ended::Itself]).await;
     whole(&subject.pool).await;
     subject.all_are_new();
-    subject.is_whole().await;
+    subject.ends_whole().await;
 }
 
 // === The supervisors above ===
@@ -310,14 +310,14 @@ async fn the_pool_supervisor_is_killed() {
     whole(&subject.pool).await;
     eventually("the old launcher has left", || !is_alive(subject.launcher)).await;
     subject.all_are_new();
-    subject.is_whole().await;
+    subject.ends_whole().await;
 }
 
 /// Nobody restarts the root: with it the pool is shut down.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_root_is_killed() {
     let mut subject = Subject::start().await;
-    where_is(&subject.name("root")).unwrap().kill();
+    where_is(subject.name("root")).unwrap().kill();
     for call in subject.queued.drain(..) {
         let error = within(LIMIT, "a queued call", call).await.unwrap().unwrap_err();
         assert!(matches!(error, Error::Restarted { .. } | Error::Closed { .. }), "{error:?}");
@@ -391,5 +391,5 @@ async fn a_worker_process_is_killed() {
         within(LIMIT, "a queued call", call).await.unwrap().unwrap();
     }
     subject.running.remove(0).await.unwrap().unwrap();
-    subject.is_whole().await;
+    subject.ends_whole().await;
 }

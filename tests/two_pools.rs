@@ -30,7 +30,7 @@ impl Holding {
     }
 
     /// Nothing has happened to its workers: they are the same, and the call that one of them held is answered.
-    async fn is_untouched(self) {
+    async fn ends_untouched(self) {
         self.was_untouched_so_far();
         std::fs::write(self.directory.path().join("release"), "").unwrap();
         let answer = self.call.await.unwrap().unwrap();
@@ -82,7 +82,7 @@ async fn shutting_one_pool_down_leaves_the_other_alone() {
         tokio::join!(Holding::start(pool("holding.py")), Holding::start(pool("holding.py")));
     std::fs::write(one.directory.path().join("release"), "").unwrap();
     finish(one.pool).await;
-    other.is_untouched().await;
+    other.ends_untouched().await;
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn dropping_one_pool_leaves_the_other_alone() {
     let gone = [one.pids, vec![one.launcher]].concat();
     drop(one.pool);
     eventually("the dropped pool's processes end", || !gone.iter().any(|&pid| is_alive(pid))).await;
-    other.is_untouched().await;
+    other.ends_untouched().await;
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn killing_all_of_one_pool_leaves_the_other_alone() {
     eventually("the killed processes end", || !gone.iter().any(|&pid| is_alive(pid))).await;
     whole(&one.pool).await;
     finish(one.pool).await;
-    other.is_untouched().await;
+    other.ends_untouched().await;
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn killing_one_host_leaves_the_others_alone() {
     one.kill();
     eventually("the killed host's processes end", || one.processes().is_empty()).await;
     assert_eq!(other.processes(), theirs);
-    ours.is_untouched().await;
+    ours.ends_untouched().await;
     assert_eq!(other.processes(), theirs);
 }
 
@@ -135,6 +135,6 @@ async fn stopping_one_hosts_pool_leaves_its_other_pool_and_other_hosts_alone() {
     assert_eq!(left.len(), 1 + WORKERS);
     assert!(left.iter().all(|pid| before.contains(pid)));
     ours.was_untouched_so_far();
-    ours.is_untouched().await;
+    ours.ends_untouched().await;
     assert_eq!(host.processes(), left);
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from _socket import MSG_DONTWAIT, MSG_NOSIGNAL, socket
+from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_STREAM, socket
 from _thread import allocate_lock
 
 from . import _wire
@@ -18,6 +18,7 @@ else:
     from _collections import deque
 
 _SMALL = 32 * 1024
+_PATIENCE = 0.1
 
 
 class PortEnded(Exception):
@@ -33,7 +34,7 @@ class Connection:
 
     def __init__(self, fd: int, max_frame: int) -> None:
         os.set_blocking(fd, True)
-        self._socket = socket(-1, -1, -1, fd)
+        self._socket = socket(AF_UNIX, SOCK_STREAM, 0, fd)  # named, so that they aren't asked of the kernel
         self._socket.settimeout(None)  # a preloaded module may have set a default
         self._decoder = Decoder(max_frame)
         self._calls: deque[Frame] = deque()
@@ -126,8 +127,11 @@ class Connection:
             self._outgoing.append(_wire.encode(kind, id, arg, name, json, flags))
         else:
             self._outgoing.append((_wire.encode_head(kind, id, arg, name, len(json), flags), json))
-        # Whoever releases the lock looks once more, so nothing stays behind that was added meanwhile.
-        while self._outgoing and self._sending.acquire(False):
+        # Whoever releases the lock looks once more, so nothing stays behind that was added meanwhile. Other senders
+        # are waited for, so that threads can't add frames faster than Rust reads them; but not for ever, since it may
+        # be this very thread's send that a finalizer or a signal handler has interrupted.
+        sending = self._sending
+        while self._outgoing and (sending.acquire(False) or sending.acquire(True, _PATIENCE)):
             try:
                 while self._outgoing:
                     self._write(self._outgoing.popleft())

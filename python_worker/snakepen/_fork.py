@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import sys
 
@@ -21,7 +20,7 @@ else:
 
 
 def become_worker(launcher: int, descriptors: Descriptors, preloaded: Iterable[int]) -> None:
-    """Called in the child with all signals blocked; leaves with none blocked."""
+    """Called in the child with all signals blocked; leaves with none blocked, and with the collector still off."""
     os.setpgid(0, 0)
     _linux.die_with_parent(launcher)
     _take_descriptors(descriptors, preloaded)
@@ -29,7 +28,6 @@ def become_worker(launcher: int, descriptors: Descriptors, preloaded: Iterable[i
     _drop_exit_handlers()
     _drop_event_loop()
     _reseed()
-    gc.enable()
 
 
 def _take_descriptors(own: Descriptors, preloaded: Iterable[int]) -> None:
@@ -48,8 +46,11 @@ def _take_descriptors(own: Descriptors, preloaded: Iterable[int]) -> None:
 
 def close_all_but(kept: Iterable[int]) -> None:
     # Not closerange: where the interpreter was built without close_range(2), that is a call per possible number.
-    for fd in _linux.open_descriptors().difference(kept):
-        os.close(fd)
+    for fd in _linux.listed_descriptors().difference(kept):
+        try:
+            os.close(fd)
+        except OSError:  # the one that read the list
+            pass
 
 
 def restore_signals() -> None:

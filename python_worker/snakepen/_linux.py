@@ -64,10 +64,14 @@ def _failure(call: str) -> OSError:
     return OSError(errno, f"{call}: {os.strerror(errno)}")
 
 
+def listed_descriptors() -> set[int]:
+    """The numbers of this process's descriptors, with that of the one that read them, which is closed again."""
+    return {int(name) for name in os.listdir("/proc/self/fd")}
+
+
 def open_descriptors() -> set[int]:
-    """The numbers of this process's descriptors, without the one that reads them."""
-    listed = [int(name) for name in os.listdir("/proc/self/fd")]
-    return {fd for fd in listed if _is_open(fd)}
+    """The numbers of this process's descriptors."""
+    return {fd for fd in listed_descriptors() if _is_open(fd)}
 
 
 def _is_open(fd: int) -> bool:

@@ -47,6 +47,8 @@ _TABLE = Struct("<II")
 _LENGTH = Struct("<I")
 HEADER_BYTES = _HEADER.size
 
+MAX_BUFFERS = 65_535
+
 _SPACE = 64 * 1024
 _KEPT = 8 * 1024 * 1024
 
@@ -241,6 +243,8 @@ def _parse_buffers(body: memoryview, kind: int, flags: int, id: int, arg: int, n
     if table > len(body):
         raise refuse("no room for the table of buffers")
     count, json_bytes = _TABLE.unpack_from(body, name_bytes)
+    if count > MAX_BUFFERS:
+        raise refuse(f"{count} buffers, at most {MAX_BUFFERS} are allowed")
     json = table + _LENGTH.size * count
     if json + json_bytes > len(body):
         raise refuse(f"no room for a table of {count} buffers and {json_bytes} bytes of JSON")

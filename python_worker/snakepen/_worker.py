@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import sys
 from importlib import import_module
@@ -56,6 +57,7 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     if any(_is_async(function) for function in _handlers.table.values()):
         import_module("asyncio")  # now rather than in the first call
     server = Server(connection, page, birth.place)
+    gc.enable()
     page.idle()
     connection.send(_wire.READY, 0, _wire.VERSION, json=_ready())
     code: Any = None

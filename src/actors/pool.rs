@@ -21,9 +21,9 @@ use crate::stats::WorkerState;
 pub(crate) enum PoolMsg {
     /// Take over what the board knows of the workers; sent once this actor can be found.
     Adopt,
-    Submit(Request),
+    Submit(Box<Request>),
     /// A request that certainly did not start comes back from its worker.
-    Resubmit(Request),
+    Resubmit(Box<Request>),
     /// The caller of this request went away.
     Abandon(u64),
     /// The worker of a slot takes calls.
@@ -65,7 +65,7 @@ type Timer = JoinHandle<Result<(), ractor::MessagingErr<PoolMsg>>>;
 
 pub(crate) struct State {
     shared: Arc<Shared>,
-    scheduler: Scheduler<Request>,
+    scheduler: Scheduler<Box<Request>>,
     /// The way to each slot's worker, with its epoch.
     links: Vec<Option<(u64, Link)>>,
     /// The one timer, and when it fires.
@@ -135,7 +135,7 @@ impl Actor for Pool {
 }
 
 impl State {
-    fn submit(&mut self, request: Request, now: Instant) {
+    fn submit(&mut self, request: Box<Request>, now: Instant) {
         if let Some(request) = self.refuse(request) {
             let (id, deadline, slot) = (request.ticket.id, request.ticket.deadline, request.slot);
             let next = self.scheduler.submit(id, deadline, slot, request);
@@ -143,7 +143,7 @@ impl State {
         }
     }
 
-    fn resubmit(&mut self, request: Request, now: Instant) {
+    fn resubmit(&mut self, request: Box<Request>, now: Instant) {
         if let Some(request) = self.refuse(request) {
             let (id, deadline, slot) = (request.ticket.id, request.ticket.deadline, request.slot);
             let next = self.scheduler.resubmit(id, deadline, slot, request);
@@ -152,7 +152,7 @@ impl State {
     }
 
     /// Answers a request that no worker can run, because none can be started; gives any other back.
-    fn refuse(&self, request: Request) -> Option<Request> {
+    fn refuse(&self, request: Box<Request>) -> Option<Box<Request>> {
         let broken = match request.slot {
             Some(slot) => self.scheduler.is_broken(slot),
             None => self.scheduler.all_broken(),
@@ -175,7 +175,7 @@ impl State {
         }
     }
 
-    fn dispatch(&mut self, mut next: Option<Assignment<Request>>, now: Instant) {
+    fn dispatch(&mut self, mut next: Option<Assignment<Box<Request>>>, now: Instant) {
         while let Some(Assignment { slot, epoch, mut request }) = next.take() {
             let link = self.links[slot].as_ref().filter(|(held, _)| *held == epoch);
             request.ticket.assign(slot, epoch, now);
@@ -236,7 +236,7 @@ impl State {
         }
     }
 
-    fn abandon(&self, removed: Option<Removed<Request>>) {
+    fn abandon(&self, removed: Option<Removed<Box<Request>>>) {
         match removed {
             Some(Removed::Queued(request)) => request.ticket.abandon(WorkerState::Down),
             Some(Removed::Running { slot, epoch, id }) => {

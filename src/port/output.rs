@@ -81,7 +81,8 @@ pub(crate) enum Stream {
     Stderr,
 }
 
-/// Reads one of a process's output streams line by line.
+/// Reads one of a process's output streams line by line. Only a newline ends a line: a progress bar that rewrites its
+/// line is passed on when it ends, or when its request does.
 #[derive(Debug)]
 pub(crate) struct Lines {
     stream: Stream,

@@ -36,7 +36,7 @@ const TERM_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Run this; sent only to an idle worker.
-    Run(Request),
+    Run(Box<Request>),
     /// The caller of this request went away.
     Abandon(u64),
     /// This request's time ran out.
@@ -94,7 +94,7 @@ enum Leave {
 struct Live {
     port: Port,
     child: Child,
-    current: Option<Request>,
+    current: Option<Box<Request>>,
 }
 
 impl PortTask {
@@ -299,7 +299,7 @@ impl PortTask {
         None
     }
 
-    fn begin(&self, live: &mut Live, mut request: Request) {
+    fn begin(&self, live: &mut Live, mut request: Box<Request>) {
         let now = Instant::now();
         let id = request.ticket.id;
         if live.current.is_some() {
@@ -320,9 +320,9 @@ impl PortTask {
     fn frame(&self, live: &mut Live, frame: Frame) -> Option<Leave> {
         match frame.kind {
             Kind::Result | Kind::Error => {
-                let answers = |request: &mut Request| request.ticket.id == frame.id;
+                let answers = |request: &mut Box<Request>| request.ticket.id == frame.id;
                 match live.current.take_if(answers) {
-                    Some(request) => self.finish(request, frame),
+                    Some(request) => self.finish(live, request, &frame),
                     None => Some(Leave::Kill(Ended::Protocol(
                         unexpected(frame.kind, frame.id).to_string(),
                     ))),
@@ -342,14 +342,12 @@ impl PortTask {
 
     /// A call has its answer. The pool hears of the idle worker first, so that whoever has an answer finds it
     /// counted.
-    fn finish(&self, request: Request, frame: Frame) -> Option<Leave> {
+    fn finish(&self, live: &mut Live, request: Box<Request>, frame: &Frame) -> Option<Leave> {
         let id = request.ticket.id;
-        let answer = match answer(&request, frame.kind, &frame) {
+        let answer = match answer(&request, frame.kind, frame) {
             Ok(answer) => answer,
             Err(error) => {
-                let died =
-                    self.death(&request, Exit::Unknown, Ended::Protocol(error.to_string()), None);
-                request.ticket.answer(Err(died), WorkerState::Stopping);
+                live.current = Some(request);
                 return Some(Leave::Kill(Ended::Protocol(error.to_string())));
             }
         };
@@ -409,7 +407,7 @@ impl PortTask {
         match frame.kind {
             Kind::Log => self.log(frame),
             Kind::Result | Kind::Error => {
-                let answers = |request: &mut Request| request.ticket.id == frame.id;
+                let answers = |request: &mut Box<Request>| request.ticket.id == frame.id;
                 if let Some(request) = live.current.take_if(answers) {
                     match answer(&request, frame.kind, frame) {
                         Ok(answer) => request.ticket.answer(answer, WorkerState::Stopping),
@@ -486,7 +484,7 @@ impl PortTask {
     }
 
     /// The worker died with this call in its hands. One that certainly did not start goes to another worker.
-    fn lose(&self, port: &mut Port, request: Request, exit: Exit, ended: &Ended) -> String {
+    fn lose(&self, port: &mut Port, request: Box<Request>, exit: Exit, ended: &Ended) -> String {
         let started = port.started().is_none_or(|started| started == request.ticket.id);
         let death = self.death(&request, exit, ended.clone(), Some((port, started)));
         let message = death.to_string();
@@ -498,12 +496,12 @@ impl PortTask {
         message
     }
 
-    fn give_back(&self, request: Request) {
+    fn give_back(&self, request: Box<Request>) {
         let death = self.death(&request, Exit::Unknown, Ended::Stopped, None);
         self.give_back_or(request, death);
     }
 
-    fn give_back_or(&self, mut request: Request, error: Error) {
+    fn give_back_or(&self, mut request: Box<Request>, error: Error) {
         if !request.may_be_reassigned() {
             request.ticket.answer(Err(error), WorkerState::Stopping);
             return;
@@ -522,7 +520,7 @@ impl PortTask {
     ) -> Error {
         let (stderr, python_stack, started) = match port {
             Some((port, started)) => (port.stderr_tail(), port.take_dump(), started),
-            None => (String::new(), String::new(), matches!(ended, Ended::Protocol(_))),
+            None => (String::new(), String::new(), false),
         };
         Error::WorkerDied(Arc::new(WorkerDeath {
             worker: self.name.clone(),

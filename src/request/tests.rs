@@ -10,11 +10,11 @@ fn ticket(shared: &Arc<Shared>, id: u64) -> (Ticket, oneshot::Receiver<Answer>) 
     Ticket::admit(shared, id, Instant::now(), Duration::from_secs(60)).unwrap()
 }
 
-fn request(shared: &Arc<Shared>, id: u64) -> (Request, oneshot::Receiver<Answer>) {
+fn request(shared: &Arc<Shared>, id: u64) -> (Box<Request>, oneshot::Receiver<Answer>) {
     let (ticket, answer) = ticket(shared, id);
     let mut frame = FrameBuilder::new(Kind::Call, "größe");
     frame.json().extend_from_slice(b"[1]");
-    (Request::new(frame.finish(id, 0, 1024).unwrap(), None, ticket), answer)
+    (Request::new(frame.finish(id, 0, 1024).unwrap().into(), None, ticket), answer)
 }
 
 /// Gives a ticket to the worker of slot 0.

@@ -4,6 +4,9 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::{FLAG_BUFFERS, FLAG_RECYCLE, HEADER, Kind};
 
+/// The most raw buffers beside one JSON: a table of empty ones would cost ten times its length in memory.
+const MAX_BUFFERS: usize = 65_535;
+
 /// Room kept ready for small frames, in bytes: several of them arrive in one read.
 const READ_AHEAD: usize = 64 << 10;
 
@@ -185,7 +188,7 @@ fn split_buffers(mut rest: Bytes, name: usize) -> Option<(Bytes, Vec<Bytes>)> {
     }
     let count = rest.get_u32_le() as usize;
     let json_length = rest.get_u32_le() as usize;
-    if rest.len() / 4 < count {
+    if count > MAX_BUFFERS || rest.len() / 4 < count {
         return None;
     }
     let lengths: Vec<usize> = (0..count).map(|_| rest.get_u32_le() as usize).collect();

