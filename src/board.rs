@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::Config;
@@ -49,7 +50,11 @@ pub(crate) enum Outcome<'a> {
 }
 
 #[derive(Debug)]
-pub(crate) struct Board(Mutex<Inner>);
+pub(crate) struct Board {
+    inner: Mutex<Inner>,
+    /// Told when a call has ended and no other is left.
+    last_ended: Notify,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -91,7 +96,7 @@ impl Board {
             link: None,
             running: None,
         };
-        Self(Mutex::new(Inner {
+        let inner = Inner {
             queued: 0,
             busy: 0,
             submitted: 0,
@@ -102,12 +107,13 @@ impl Board {
             queue_time: histogram(),
             service_time: histogram(),
             slots: (0..slots).map(|_| slot()).collect(),
-        }))
+        };
+        Self { inner: Mutex::new(inner), last_ended: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every critical section is a few assignments; none can leave the board half-written.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // === Calls; only a ticket changes these, so each call is counted once ===
@@ -150,6 +156,7 @@ impl Board {
         let mut inner = self.lock();
         inner.queued -= 1;
         inner.count(outcome);
+        self.tell_drained(&inner);
     }
 
     /// The call that a worker held ended; `after` is what its slot is then.
@@ -167,6 +174,13 @@ impl Board {
         let slot = &mut inner.slots[held.slot];
         slot.served += u64::from(slot.epoch == held.epoch);
         inner.release(held, after);
+        self.tell_drained(&inner);
+    }
+
+    fn tell_drained(&self, inner: &Inner) {
+        if inner.is_drained() {
+            self.last_ended.notify_waiters();
+        }
     }
 
     // === Slots; news of an earlier incarnation changes nothing ===
@@ -258,9 +272,12 @@ impl Board {
         self.lock().slots.iter().map(view).collect()
     }
 
-    /// Why no worker at all can be started, if that is so.
-    pub(crate) fn why_all_broken(&self) -> Option<Arc<StartError>> {
+    /// Why no worker can be started at this slot, or at all, if that is so.
+    pub(crate) fn why_broken(&self, slot: Option<usize>) -> Option<Arc<StartError>> {
         let inner = self.lock();
+        if let Some(slot) = slot {
+            return inner.slots[slot].broken.clone();
+        }
         if inner.slots.iter().all(|slot| slot.broken.is_some()) {
             inner.slots.iter().find_map(|slot| slot.broken.clone())
         } else {
@@ -268,10 +285,16 @@ impl Board {
         }
     }
 
-    /// Whether every call that was admitted has ended.
-    pub(crate) fn is_drained(&self) -> bool {
-        let inner = self.lock();
-        inner.queued + inner.busy == 0
+    /// Waits until every call that was admitted has ended.
+    pub(crate) async fn drained(&self) {
+        loop {
+            // Before the look, so that an end between the two is not missed.
+            let ended = self.last_ended.notified();
+            if self.lock().is_drained() {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// The process of an incarnation, while it lives.
@@ -337,6 +360,10 @@ impl Board {
 }
 
 impl Inner {
+    fn is_drained(&self) -> bool {
+        self.queued + self.busy == 0
+    }
+
     /// The slot no longer holds call `id`.
     fn release(&mut self, held: Held, after: WorkerState) {
         let slot = &mut self.slots[held.slot];

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::actors::pool::PoolMsg;
 use crate::error::Error;
 use crate::pool::Anchor;
 use crate::port::Command;
@@ -120,6 +119,9 @@ async fn make(
 ) -> Result<Bytes, Error> {
     let shared = &anchor.shared;
     let &Made { id, at, timeout } = made;
+    if shared.is_closed() {
+        return Err(Error::Closed { pool: shared.config.name.clone() });
+    }
     let (ticket, answer) = Ticket::admit(shared, id, at, timeout)?;
     let guard = AbandonOnDrop { shared, id, armed: true };
     let request = Request::new(frame, slot, ticket);
@@ -141,7 +143,7 @@ async fn submit_later(anchor: &Anchor, mut request: Box<Request>) {
     loop {
         let error = match &*cell.borrow_and_update() {
             PoolCell::Starting | PoolCell::Up(_) if !anchor.is_dead() => {
-                shared.board.why_all_broken().map(Error::Start)
+                shared.board.why_broken(request.slot).map(Error::Start)
             }
             _ => Some(Error::Closed { pool: shared.config.name.clone() }),
         };
@@ -175,8 +177,10 @@ impl AbandonOnDrop<'_> {
 
 impl Drop for AbandonOnDrop<'_> {
     fn drop(&mut self) {
-        if self.armed && self.shared.to_pool(PoolMsg::Abandon(self.id)).is_err() {
-            // No pool actor, so no queue; but a worker may have it.
+        if self.armed
+            && !self.shared.dispatcher(|dispatcher| dispatcher.abandon(self.id)).unwrap_or(false)
+        {
+            // No queue; but a worker may have it.
             if let Some(link) = self.shared.board.link_of(self.id) {
                 let _ = link.send(Command::Abandon(self.id));
             }

@@ -87,6 +87,7 @@ mod backoff;
 mod board;
 mod call;
 mod config;
+mod dispatcher;
 mod error;
 mod interpreter;
 mod launcher;

@@ -91,16 +91,24 @@ impl Pool {
         let _ = shared.anchor.set(Arc::downgrade(&anchor));
         let pool = Self { anchor };
         let mut startup = shared.startup.subscribe();
-        let outcome = startup
-            .wait_for(|startup| !matches!(startup, Startup::Pending))
-            .await
-            .map(|outcome| outcome.clone());
+        let outcome = tokio::select! {
+            biased;
+            outcome = startup.wait_for(|startup| !matches!(startup, Startup::Pending)) => {
+                outcome.map(|outcome| outcome.clone())
+            }
+            // Shut down by way of another handle, or killed, before it was ready.
+            _ = pool.anchor.root.wait(None) => Ok(Startup::Pending),
+        };
         match outcome {
+            Ok(Startup::Ready) => Ok(pool),
             Ok(Startup::Failed(error)) => {
                 pool.shutdown().await?;
                 Err(Error::Start(error))
             }
-            _ => Ok(pool),
+            Ok(Startup::Pending) | Err(_) => {
+                pool.shutdown().await?;
+                Err(Error::Closed { pool: pool.name().to_owned() })
+            }
         }
     }
 

@@ -51,7 +51,7 @@ impl Request {
     }
 
     /// Ends the call for want of time, wherever it is.
-    pub(crate) fn time_out(self: Box<Self>, now: Instant, after: WorkerState) {
+    pub(crate) fn time_out(self, now: Instant, after: WorkerState) {
         let error = self.ticket.timeout_error(now);
         self.ticket.answer(Err(error), after);
     }

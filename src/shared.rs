@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use ractor::{ActorRef, MessagingErr};
+use ractor::ActorRef;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::actors::pool::PoolMsg;
 use crate::board::Board;
 use crate::config::Config;
+use crate::dispatcher::{Dispatcher, Submitted};
 use crate::error::StartError;
 use crate::pool::Anchor;
 use crate::request::Request;
@@ -23,9 +24,9 @@ const REAP: Duration = Duration::from_secs(10);
 pub(crate) enum PoolCell {
     /// It is being started, again perhaps.
     Starting,
-    Up(ActorRef<PoolMsg>),
+    Up(PoolRef),
     /// It finishes the calls that it has; the pool admits no more.
-    Draining(ActorRef<PoolMsg>),
+    Draining(PoolRef),
     /// The pool is shut down.
     Closed,
 }
@@ -36,6 +37,13 @@ pub(crate) enum Startup {
     Pending,
     Ready,
     Failed(Arc<StartError>),
+}
+
+/// An incarnation of the pool's actor, and its queue.
+#[derive(Clone, Debug)]
+pub(crate) struct PoolRef {
+    pub(crate) actor: ActorRef<PoolMsg>,
+    pub(crate) dispatcher: Arc<Dispatcher>,
 }
 
 #[derive(Debug)]
@@ -72,29 +80,43 @@ impl Shared {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Sends to the pool's actor; gives the message back while there is none.
-    pub(crate) fn to_pool(&self, message: PoolMsg) -> Result<(), PoolMsg> {
+    /// Acts on the dispatcher that serves at present, if there is one.
+    pub(crate) fn dispatcher<T>(&self, act: impl FnOnce(&Dispatcher) -> T) -> Option<T> {
         match &*self.cell.borrow() {
-            PoolCell::Up(pool) | PoolCell::Draining(pool) => {
-                pool.send_message(message).map_err(|error| match error {
-                    MessagingErr::SendErr(message) => message,
-                    // The type of the mailbox is that of the reference, and it is local.
-                    _ => unreachable!("a local actor's mailbox is open or closed"),
-                })
-            }
-            PoolCell::Starting | PoolCell::Closed => Err(message),
+            PoolCell::Up(pool) | PoolCell::Draining(pool) => Some(act(&pool.dispatcher)),
+            PoolCell::Starting | PoolCell::Closed => None,
         }
     }
 
-    /// Hands a call to the pool's actor; gives it back while there is none, or none that admits calls.
+    /// Submits a call; gives it back while there is no dispatcher, or none that admits calls.
     pub(crate) fn submit(&self, request: Box<Request>) -> Result<(), Box<Request>> {
         match &*self.cell.borrow() {
-            PoolCell::Up(pool) => match pool.send_message(PoolMsg::Submit(request)) {
-                Ok(()) => Ok(()),
-                Err(MessagingErr::SendErr(PoolMsg::Submit(request))) => Err(request),
-                Err(_) => unreachable!("a message comes back as it was"),
-            },
+            PoolCell::Up(pool) => self.settled(pool, pool.dispatcher.submit(&self.board, request)),
             PoolCell::Starting | PoolCell::Draining(_) | PoolCell::Closed => Err(request),
+        }
+    }
+
+    /// Gives a request that certainly did not start back to the queue. Without a queue it is dropped, which answers
+    /// its caller.
+    pub(crate) fn resubmit(&self, request: Box<Request>) {
+        match &*self.cell.borrow() {
+            PoolCell::Up(pool) | PoolCell::Draining(pool) => {
+                let submitted = pool.dispatcher.resubmit(&self.board, request);
+                drop(self.settled(pool, submitted));
+            }
+            PoolCell::Starting | PoolCell::Closed => drop(request),
+        }
+    }
+
+    fn settled(&self, pool: &PoolRef, submitted: Submitted) -> Result<(), Box<Request>> {
+        match submitted {
+            Submitted::Done => Ok(()),
+            Submitted::Hurry => {
+                // An actor that is gone takes its queue with it, deadlines and all.
+                let _ = pool.actor.send_message(PoolMsg::Tick);
+                Ok(())
+            }
+            Submitted::Closed(request) => Err(request),
         }
     }
 

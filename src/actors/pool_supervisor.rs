@@ -10,14 +10,15 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, Supervisi
 use tokio::time::Instant;
 
 use super::launcher::{Launcher, LauncherFailed, LauncherMsg};
-use super::pool::{Pool, PoolMsg};
+use super::pool::{Arguments as PoolArguments, Pool, PoolMsg};
 use super::spawn_child;
 use super::worker_supervisor::{
     Arguments as WorkerArguments, WorkerSupervisor, WorkerSupervisorMsg,
 };
 use crate::backoff::{Backoff, Failure};
+use crate::dispatcher::Dispatcher;
 use crate::launcher::task::LauncherEnd;
-use crate::shared::{PoolCell, Shared};
+use crate::shared::{PoolCell, PoolRef, Shared};
 
 /// Workers have at least this long to leave, however much of the grace is used up.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -45,7 +46,7 @@ pub(crate) struct State {
     shared: Arc<Shared>,
     launcher: Option<ActorRef<LauncherMsg>>,
     workers: Option<ActorRef<WorkerSupervisorMsg>>,
-    pool: Option<ActorRef<PoolMsg>>,
+    pool: Option<PoolRef>,
     backoff: Backoff,
     closing: bool,
 }
@@ -126,7 +127,7 @@ impl Actor for PoolSupervisor {
             if part == Part::Launcher
                 && let Some(pool) = &state.pool
             {
-                let _ = pool.send_message(PoolMsg::Abort);
+                let _ = pool.actor.send_message(PoolMsg::Abort);
             }
             return Ok(());
         }
@@ -182,10 +183,14 @@ impl State {
             }
             Part::Pool => {
                 let name = config.name.clone();
-                let (pool, _) = spawn_child(name, myself, || Pool, shared).await?;
+                let dispatcher = Arc::new(Dispatcher::new(config.workers));
+                let arguments =
+                    || PoolArguments { shared: shared(), dispatcher: Arc::clone(&dispatcher) };
+                let (actor, _) = spawn_child(name, myself, || Pool, arguments).await?;
+                let pool = PoolRef { actor, dispatcher };
                 // First it can be found, then it reads the board: news that it misses there reaches it.
                 self.shared.refill(PoolCell::Up(pool.clone()));
-                let _ = pool.send_message(PoolMsg::Adopt);
+                let _ = pool.actor.send_message(PoolMsg::Adopt);
                 self.pool = Some(pool);
             }
         }
@@ -196,8 +201,11 @@ impl State {
     async fn stop_from(&mut self, ended: Part) {
         self.shared.refill(PoolCell::Starting);
         let pool = self.pool.take();
-        if let Some(pool) = pool.filter(|_| ended < Part::Pool) {
-            let _ = pool.kill_and_wait(None).await;
+        if let Some(pool) = pool {
+            pool.dispatcher.close();
+            if ended < Part::Pool {
+                let _ = pool.actor.kill_and_wait(None).await;
+            }
         }
         let workers = self.workers.take_if(|_| ended <= Part::Workers);
         if let Some(workers) = workers.filter(|_| ended < Part::Workers) {
@@ -213,7 +221,7 @@ impl State {
             Some(Part::Launcher)
         } else if self.workers.as_ref().is_some_and(|child| child.get_id() == id) {
             Some(Part::Workers)
-        } else if self.pool.as_ref().is_some_and(|child| child.get_id() == id) {
+        } else if self.pool.as_ref().is_some_and(|child| child.actor.get_id() == id) {
             Some(Part::Pool)
         } else {
             None
@@ -252,15 +260,14 @@ async fn shut_down(
     shared: Arc<Shared>,
     launcher: Option<ActorRef<LauncherMsg>>,
     workers: Option<ActorRef<WorkerSupervisorMsg>>,
-    pool: Option<ActorRef<PoolMsg>>,
+    pool: Option<PoolRef>,
     myself: ActorRef<PoolSupervisorMsg>,
 ) {
     let end = Instant::now() + shared.config.limits.shutdown_grace;
-    if let Some(pool) = &pool {
-        let drained = pool.call(PoolMsg::Drain, None);
-        if tokio::time::timeout_at(end, drained).await.is_err() {
-            let _ = pool.send_message(PoolMsg::Abort);
-        }
+    if tokio::time::timeout_at(end, shared.board.drained()).await.is_err()
+        && let Some(pool) = &pool
+    {
+        pool.dispatcher.abort(&shared.config.name);
     }
     if let Some(workers) = workers {
         let grace = end.saturating_duration_since(Instant::now()).max(LEAVE);
@@ -270,8 +277,8 @@ async fn shut_down(
     }
     shared.ports_ended().await;
     if let Some(pool) = pool {
-        pool.stop(None);
-        let _ = pool.wait(None).await;
+        pool.actor.stop(None);
+        let _ = pool.actor.wait(None).await;
     }
     if let Some(launcher) = launcher
         && launcher.send_message(LauncherMsg::Exit).is_ok()

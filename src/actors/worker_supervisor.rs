@@ -7,7 +7,6 @@ use std::time::Duration;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::launcher::LauncherMsg;
-use super::pool::PoolMsg;
 use super::spawn_child;
 use super::worker::{Arguments as WorkerArguments, Worker, WorkerFailed, WorkerMsg};
 use crate::backoff::{Backoff, Failure};
@@ -165,7 +164,7 @@ impl State {
             Some(PortEnd::StartFailed(error)) => {
                 tracing::error!(pool, slot, %error, "a worker did not start");
                 self.shared.board.broken(slot, error);
-                let _ = self.shared.to_pool(PoolMsg::Broken { slot, error: Arc::clone(error) });
+                self.shared.dispatcher(|dispatcher| dispatcher.broken(slot, error));
                 self.shared.startup_failed(error);
                 Some(Failure::Start)
             }
@@ -177,7 +176,7 @@ impl State {
             None => {
                 // The actor ended: after an intended end of its process, or because somebody killed it, in
                 // which case its port ends the process.
-                let _ = self.shared.to_pool(PoolMsg::Down { slot, epoch });
+                self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
                 if let Some(error) = error {
                     tracing::error!(pool, slot, %error, "a worker's actor failed");
                 }

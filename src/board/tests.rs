@@ -322,17 +322,17 @@ fn all_are_broken_only_if_each_one_is() {
     let board = Board::new(2);
     let error = start_error();
     board.broken(0, &error);
-    assert!(board.why_all_broken().is_none());
+    assert!(board.why_broken(None).is_none());
     board.broken(1, &error);
-    assert!(board.why_all_broken().is_some());
+    assert!(board.why_broken(None).is_some());
     let epoch = board.starting(1);
-    assert!(board.why_all_broken().is_some(), "until one is ready");
+    assert!(board.why_broken(None).is_some(), "until one is ready");
     let (link, _receiver) = link();
     assert!(!board.ready(1, epoch, link), "slot 0 is not");
-    assert!(board.why_all_broken().is_none());
+    assert!(board.why_broken(None).is_none());
     assert!(board.slots()[0].broken.is_some() && board.slots()[1].broken.is_none());
     board.all_broken(&error);
-    assert!(board.why_all_broken().is_some());
+    assert!(board.why_broken(None).is_some());
 }
 
 // === The sums ===
@@ -441,7 +441,10 @@ proptest! {
             prop_assert_eq!((stats.queued, stats.busy), (queued.len(), running.len()));
             prop_assert_eq!((stats.completed, stats.failed.total()), (completed, failed));
             prop_assert_eq!((stats.submitted, stats.rejected), (next_id - 1, rejected));
-            prop_assert_eq!(board.is_drained(), queued.is_empty() && running.is_empty());
+            prop_assert_eq!(
+                board.lock().is_drained(),
+                queued.is_empty() && running.is_empty()
+            );
             // A slot holds the call of its present incarnation, and no other.
             for (slot, view) in board.slots().iter().enumerate() {
                 let holds = running.iter().find(|held| held.slot == slot && held.epoch == epochs[slot]);

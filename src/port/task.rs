@@ -16,7 +16,6 @@ use super::output::{self, Source};
 use super::process::{Child, LauncherGone};
 use super::{Event, Port};
 use crate::actors::launcher::{LauncherMsg, SpawnOrder};
-use crate::actors::pool::PoolMsg;
 use crate::actors::worker::WorkerMsg;
 use crate::board::Link;
 use crate::error::{Ended, Error, Exit, PythonException, StartError, WorkerDeath};
@@ -232,7 +231,7 @@ impl PortTask {
         if self.shared.board.ready(slot, epoch, link.clone()) {
             self.shared.startup_ready();
         }
-        let _ = self.shared.to_pool(PoolMsg::Up { slot, epoch, link: link.clone() });
+        self.shared.dispatcher(|dispatcher| dispatcher.up(slot, epoch, link.clone()));
         let _ = self.worker.send_message(WorkerMsg::Ready);
     }
 
@@ -299,22 +298,33 @@ impl PortTask {
         None
     }
 
-    fn begin(&self, live: &mut Live, mut request: Box<Request>) {
-        let now = Instant::now();
-        let id = request.ticket.id;
-        if live.current.is_some() {
-            self.give_back(request);
-        } else if request.ticket.is_abandoned() {
-            request.ticket.abandon(WorkerState::Idle);
-            self.tell_idle(id);
-        } else if request.ticket.deadline <= now {
-            request.ticket.unassign(WorkerState::Idle);
-            request.time_out(now, WorkerState::Idle);
-            self.tell_idle(id);
-        } else {
-            live.port.send(request.frame());
-            live.current = Some(request);
+    /// Writes a request; one that nobody waits for any more is passed over for the next.
+    fn begin(&self, live: &mut Live, request: Box<Request>) {
+        let mut next = Some(request);
+        while let Some(mut request) = next.take() {
+            let id = request.ticket.id;
+            let now = Instant::now();
+            if live.current.is_some() {
+                self.give_back(request);
+            } else if request.ticket.is_abandoned() {
+                request.ticket.abandon(WorkerState::Idle);
+                next = self.next(id);
+            } else if request.ticket.deadline <= now {
+                request.ticket.unassign(WorkerState::Idle);
+                request.time_out(now, WorkerState::Idle);
+                next = self.next(id);
+            } else {
+                live.port.send(request.frame());
+                live.current = Some(request);
+            }
         }
+    }
+
+    /// Request `id` has ended, and the board knows; what is there to run next? Without a dispatcher, nothing: the next
+    /// one reads on the board that this worker is idle.
+    fn next(&self, id: u64) -> Option<Box<Request>> {
+        let Self { slot, epoch, .. } = *self;
+        self.shared.dispatcher(|dispatcher| dispatcher.next(slot, epoch, id))?
     }
 
     fn frame(&self, live: &mut Live, frame: Frame) -> Option<Leave> {
@@ -340,8 +350,8 @@ impl PortTask {
         }
     }
 
-    /// A call has its answer. The pool hears of the idle worker first, so that whoever has an answer finds it
-    /// counted.
+    /// A call has its answer. It is counted, then Python gets its next call, then the caller its answer: whoever has an
+    /// answer finds it counted.
     fn finish(&self, live: &mut Live, request: Box<Request>, frame: &Frame) -> Option<Leave> {
         let id = request.ticket.id;
         let answer = match answer(&request, frame.kind, frame) {
@@ -357,15 +367,11 @@ impl PortTask {
             return Some(Leave::Exit { grace: TERM_GRACE });
         }
         let settled = request.ticket.settle(answer, WorkerState::Idle);
-        self.tell_idle(id);
+        if let Some(next) = self.next(id) {
+            self.begin(live, next);
+        }
         settled.send();
         None
-    }
-
-    fn tell_idle(&self, id: u64) {
-        let Self { slot, epoch, .. } = *self;
-        // A pool actor that is being restarted reads it on the board.
-        let _ = self.shared.to_pool(PoolMsg::Idle { slot, epoch, id });
     }
 
     fn log(&self, frame: &Frame) {
@@ -380,7 +386,7 @@ impl PortTask {
     async fn end(&mut self, mut live: Live, leave: Leave) -> PortEnd {
         let Self { slot, epoch, .. } = *self;
         self.shared.board.stopping(slot, epoch);
-        let _ = self.shared.to_pool(PoolMsg::Down { slot, epoch });
+        self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
         self.return_unread();
         let (exit, ended) = self.exit(&mut live, leave).await;
         let running = live.current.as_ref().map_or(0, |request| request.ticket.id);
@@ -392,8 +398,6 @@ impl PortTask {
             message = self.lose(&mut live.port, request, exit, &ended);
         }
         let uptime = self.shared.board.down(slot, epoch, Some(message.clone()));
-        // Once more: a pool that is being shut down waits for the last call to end, and it may have been this one's.
-        let _ = self.shared.to_pool(PoolMsg::Down { slot, epoch });
         match ended {
             Ended::Itself | Ended::ClosedPort | Ended::Protocol(_) | Ended::Unhealthy => {
                 PortEnd::Died { uptime: uptime.unwrap_or_default(), message }
@@ -507,8 +511,7 @@ impl PortTask {
             return;
         }
         request.ticket.unassign(WorkerState::Stopping);
-        // Without a pool actor the ticket is dropped, and that answers the caller.
-        let _ = self.shared.to_pool(PoolMsg::Resubmit(request));
+        self.shared.resubmit(request);
     }
 
     fn death(

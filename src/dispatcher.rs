@@ -1,0 +1,266 @@
+//! The pool's queue, and the ways to its workers: what gives requests to workers, as the scheduler decides.
+//!
+//! A dispatcher belongs to one incarnation of the pool's actor, and is closed with it. Callers and ports reach it under
+//! a lock and not through the actor's mailbox: a worker that has ended a call gets its next one in the same instant,
+//! instead of idling until the actor, whose thread may not be running, has had its turn (`ARCHITECTURE.md`, A request's
+//! way). Nothing waits while it holds the lock.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::mpsc::error::SendError;
+
+use crate::board::{Board, Link};
+use crate::error::{Ended, Error, StartError};
+use crate::port::Command;
+use crate::request::Request;
+use crate::scheduler::{Assignment, Removed, Scheduler};
+use crate::stats::WorkerState;
+
+#[derive(Debug)]
+pub(crate) struct Dispatcher(Mutex<Option<Open>>);
+
+#[derive(Debug)]
+struct Open {
+    scheduler: Scheduler<Box<Request>>,
+    /// The way to each slot's worker, with its epoch.
+    links: Vec<Option<(u64, Link)>>,
+    /// When the pool actor's timer fires.
+    timer: Option<Instant>,
+}
+
+/// What became of a submitted request.
+#[derive(Debug)]
+pub(crate) enum Submitted {
+    /// It is with a worker, or queued, or answered already.
+    Done,
+    /// Likewise, and the timer has to fire earlier than it would.
+    Hurry,
+    /// The dispatcher is closed.
+    Closed(Box<Request>),
+}
+
+impl Dispatcher {
+    pub(crate) fn new(slots: usize) -> Self {
+        Self(Mutex::new(Some(Open {
+            scheduler: Scheduler::new(slots),
+            links: vec![None; slots],
+            timer: None,
+        })))
+    }
+
+    /// Drops what is queued, which answers its callers; nothing is accepted any more.
+    pub(crate) fn close(&self) {
+        let open = self.lock().take();
+        drop(open);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open<T>(&self, act: impl FnOnce(&mut Open) -> T) -> Option<T> {
+        self.lock().as_mut().map(act)
+    }
+
+    // === From callers ===
+
+    pub(crate) fn submit(&self, board: &Board, request: Box<Request>) -> Submitted {
+        self.accept(board, request, false)
+    }
+
+    /// A request that certainly did not start comes back from its worker; it is the next to run.
+    pub(crate) fn resubmit(&self, board: &Board, request: Box<Request>) -> Submitted {
+        self.accept(board, request, true)
+    }
+
+    fn accept(&self, board: &Board, request: Box<Request>, again: bool) -> Submitted {
+        let mut guard = self.lock();
+        let Some(open) = guard.as_mut() else {
+            return Submitted::Closed(request);
+        };
+        let now = Instant::now();
+        open.expire(now);
+        let Some(request) = open.refuse(board, request) else {
+            return Submitted::Done;
+        };
+        let (id, deadline, slot) = (request.ticket.id, request.ticket.deadline, request.slot);
+        let next = if again {
+            open.scheduler.resubmit(id, deadline, slot, request)
+        } else {
+            open.scheduler.submit(id, deadline, slot, request)
+        };
+        open.dispatch(next, now);
+        match (open.timer, open.scheduler.next_deadline()) {
+            (Some(timer), Some(next)) if timer <= next => Submitted::Done,
+            (_, None) => Submitted::Done,
+            (_, Some(_)) => Submitted::Hurry,
+        }
+    }
+
+    /// The caller of a request went away.
+    pub(crate) fn abandon(&self, id: u64) -> bool {
+        let told = self.open(|open| match open.scheduler.cancel(id) {
+            Some(Removed::Queued(request)) => request.ticket.abandon(WorkerState::Down),
+            Some(Removed::Running { slot, epoch, id }) => {
+                open.tell(slot, epoch, Command::Abandon(id));
+            }
+            // It has ended already.
+            None => {}
+        });
+        told.is_some()
+    }
+
+    // === From ports and supervisors ===
+
+    /// The worker of a slot takes calls.
+    pub(crate) fn up(&self, slot: usize, epoch: u64, link: Link) {
+        self.open(|open| open.up(slot, epoch, link, None, Instant::now()));
+    }
+
+    /// A worker has ended request `id`; returns its next one.
+    pub(crate) fn next(&self, slot: usize, epoch: u64, id: u64) -> Option<Box<Request>> {
+        self.open(|open| {
+            let now = Instant::now();
+            open.expire(now);
+            let Assignment { mut request, .. } = open.scheduler.idle(slot, epoch, id)?;
+            request.ticket.assign(slot, epoch, now);
+            Some(request)
+        })?
+    }
+
+    /// A worker takes no more calls.
+    pub(crate) fn down(&self, slot: usize, epoch: u64) {
+        self.open(|open| {
+            open.scheduler.down(slot, epoch);
+            open.links[slot].take_if(|(held, _)| *held == epoch);
+        });
+    }
+
+    /// A slot's worker could not be started.
+    pub(crate) fn broken(&self, slot: usize, error: &Arc<StartError>) {
+        self.open(|open| open.broken(slot, error));
+    }
+
+    // === From the pool's actor ===
+
+    /// Takes over what the board knows of the workers. Called once this dispatcher can be found, so that news is either
+    /// on the board by now, or comes here.
+    pub(crate) fn adopt(&self, board: &Board) {
+        self.open(|open| {
+            let now = Instant::now();
+            for (slot, view) in board.slots().into_iter().enumerate() {
+                if let Some(link) = view.link {
+                    open.up(slot, view.epoch, link, view.running, now);
+                } else if let Some(error) = view.broken {
+                    open.broken(slot, &error);
+                }
+            }
+        });
+    }
+
+    /// Answers what has run out of time, and returns when to ask again; whoever asks sets the timer to that.
+    pub(crate) fn expire(&self) -> Option<Instant> {
+        self.open(|open| {
+            open.expire(Instant::now());
+            open.timer = open.scheduler.next_deadline();
+            open.timer
+        })?
+    }
+
+    /// Gives up what is queued and what runs: the pool is being shut down.
+    pub(crate) fn abort(&self, pool: &str) {
+        self.open(|open| {
+            for request in open.scheduler.drain() {
+                let error = Error::Closed { pool: pool.to_owned() };
+                request.ticket.answer(Err(error), WorkerState::Down);
+            }
+            for (slot, _) in open.scheduler.busy() {
+                if let Some((_, link)) = &open.links[slot] {
+                    // A worker that is gone has nothing to give up.
+                    let _ = link.send(Command::Kill(Ended::Shutdown));
+                }
+            }
+        });
+    }
+}
+
+impl Open {
+    /// Answers a request that no worker can run, because none can be started; gives any other back.
+    fn refuse(&self, board: &Board, request: Box<Request>) -> Option<Box<Request>> {
+        let broken = match request.slot {
+            Some(slot) => self.scheduler.is_broken(slot),
+            None => self.scheduler.all_broken(),
+        };
+        if !broken {
+            return Some(request);
+        }
+        match board.why_broken(request.slot) {
+            Some(error) => {
+                request.ticket.answer(Err(Error::Start(error)), WorkerState::Down);
+                None
+            }
+            // Started just now; the news is on its way.
+            None => Some(request),
+        }
+    }
+
+    fn dispatch(&mut self, mut next: Option<Assignment<Box<Request>>>, now: Instant) {
+        while let Some(Assignment { slot, epoch, mut request }) = next.take() {
+            request.ticket.assign(slot, epoch, now);
+            let link = self.links[slot].as_ref().filter(|(held, _)| *held == epoch);
+            let unsent = match link {
+                Some((_, link)) => link.send(Command::Run(request)).err(),
+                None => Some(SendError(Command::Run(request))),
+            };
+            if let Some(SendError(Command::Run(mut request))) = unsent {
+                // The worker is gone; the news is on its way.
+                request.ticket.unassign(WorkerState::Stopping);
+                self.scheduler.down(slot, epoch);
+                let (id, deadline) = (request.ticket.id, request.ticket.deadline);
+                next = self.scheduler.resubmit(id, deadline, request.slot, request);
+            }
+        }
+    }
+
+    fn up(
+        &mut self,
+        slot: usize,
+        epoch: u64,
+        link: Link,
+        running: Option<(u64, Instant)>,
+        now: Instant,
+    ) {
+        if self.links[slot].as_ref().is_some_and(|(held, _)| *held >= epoch) {
+            return;
+        }
+        self.links[slot] = Some((epoch, link));
+        let next = self.scheduler.up(slot, epoch, running);
+        self.dispatch(next, now);
+    }
+
+    fn broken(&mut self, slot: usize, error: &Arc<StartError>) {
+        for request in self.scheduler.broken(slot) {
+            let error = Error::Start(Arc::clone(error));
+            request.ticket.answer(Err(error), WorkerState::Down);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some(removed) = self.scheduler.expire(now) {
+            match removed {
+                Removed::Queued(request) => request.time_out(now, WorkerState::Down),
+                Removed::Running { slot, epoch, id } => {
+                    self.tell(slot, epoch, Command::Expire(id));
+                }
+            }
+        }
+    }
+
+    fn tell(&self, slot: usize, epoch: u64, command: Command) {
+        // A worker that is gone has ended its request, or gives it back.
+        if let Some((_, link)) = self.links[slot].as_ref().filter(|(held, _)| *held == epoch) {
+            let _ = link.send(command);
+        }
+    }
+}
