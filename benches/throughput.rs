@@ -3,9 +3,9 @@
 //! `cargo bench --bench throughput [-- [--quick] [--json FILE]]`
 //!
 //! Both systems run the same worker processes' loop and the same handler, which returns its argument, about 80
-//! bytes of JSON. "snakepen" is the public API: it encodes the arguments and decodes the result in each call.
-//! "bare" sends a frame that was encoded beforehand and leaves the answer as it came. The two take turns in one
-//! run, and the ratio is that of neighbouring rounds: other load on the machine then meets both.
+//! bytes of JSON, and both encode the arguments and decode the result in each call. "snakepen" is the public API.
+//! "bare" has neither actors nor supervision, deadlines, admission, statistics or a watch over its processes. The
+//! two take turns in one run, and the ratio is that of neighbouring rounds: other load then meets both.
 
 mod bare;
 mod common;
@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bare::BarePool;
-use bytes::Bytes;
 use common::{Options, Spread, Table, thousands};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -63,7 +62,7 @@ impl Message {
 #[derive(Clone)]
 enum System {
     Snakepen(Pool, Arc<Message>),
-    Bare(Arc<BarePool>, Bytes),
+    Bare(Arc<BarePool>, Arc<Message>),
 }
 
 impl System {
@@ -73,8 +72,10 @@ impl System {
                 let answer = pool.call::<Message>("echo", (&**message,)).await;
                 std::hint::black_box(answer.expect("an echo"));
             }
-            System::Bare(pool, frame) => {
-                std::hint::black_box(pool.call(frame.clone()).await);
+            System::Bare(pool, message) => {
+                let answer = pool.call(bare::call_frame("echo", &(&**message,))).await;
+                let answer = serde_json::from_slice::<Message>(&answer);
+                std::hint::black_box(answer.expect("an echo"));
             }
         }
     }
@@ -142,7 +143,6 @@ async fn main() {
     let time = Duration::from_millis(time);
     common::print_machine();
     let message = Message::example();
-    let frame = bare::call_frame("echo", &(&message,));
     let bytes = serde_json::to_string(&message).expect("plain data").len();
     println!(
         "echo of {bytes} bytes of JSON; {rounds} rounds of {} ms each, snakepen and bare in turn; medians;\n\
@@ -180,7 +180,7 @@ async fn main() {
         assert_eq!(answer, message);
         let systems = [
             System::Snakepen(pool.clone(), Arc::new(message.clone())),
-            System::Bare(Arc::clone(&bare), frame.clone()),
+            System::Bare(Arc::clone(&bare), Arc::new(message.clone())),
         ];
         for system in &systems {
             round(system, 16, time / 5).await;

@@ -66,15 +66,6 @@ impl Dispatcher {
     // === From callers ===
 
     pub(crate) fn submit(&self, board: &Board, request: Box<Request>) -> Submitted {
-        self.accept(board, request, false)
-    }
-
-    /// A request that certainly did not start comes back from its worker; it is the next to run.
-    pub(crate) fn resubmit(&self, board: &Board, request: Box<Request>) -> Submitted {
-        self.accept(board, request, true)
-    }
-
-    fn accept(&self, board: &Board, request: Box<Request>, again: bool) -> Submitted {
         let mut guard = self.lock();
         let Some(open) = guard.as_mut() else {
             return Submitted::Closed(request);
@@ -85,17 +76,49 @@ impl Dispatcher {
             return Submitted::Done;
         };
         let (id, deadline, slot) = (request.ticket.id, request.ticket.deadline, request.slot);
-        let next = if again {
-            open.scheduler.resubmit(id, deadline, slot, request)
-        } else {
-            open.scheduler.submit(id, deadline, slot, request)
+        let assigned = open.scheduler.submit(id, deadline, slot, request);
+        let submitted = open.submitted();
+        let Some(assigned) = assigned else {
+            return submitted;
         };
-        open.dispatch(next, now);
-        match (open.timer, open.scheduler.next_deadline()) {
-            (Some(timer), Some(next)) if timer <= next => Submitted::Done,
-            (_, None) => Submitted::Done,
-            (_, Some(_)) => Submitted::Hurry,
+        let (link, run) = open.assign(assigned, now);
+        // To wake a worker's task may take a system call, which nobody else should wait for. Nothing that concerns this
+        // request can overtake it on its way but its expiry, which the port looks after: only its caller could abandon
+        // it, and that is who is here.
+        drop(guard);
+        match link {
+            Some(link) => match link.send(run) {
+                Ok(()) => submitted,
+                Err(SendError(run)) => self.unsent(board, run, submitted),
+            },
+            None => self.unsent(board, run, submitted),
         }
+    }
+
+    /// The worker that a request was given to is gone; the news is on its way.
+    fn unsent(&self, board: &Board, run: Command, submitted: Submitted) -> Submitted {
+        let Command::Run(mut request) = run else {
+            return submitted;
+        };
+        request.ticket.unassign(WorkerState::Stopping);
+        self.resubmit(board, request)
+    }
+
+    /// A request that certainly did not start comes back from its worker; it is the next to run.
+    pub(crate) fn resubmit(&self, board: &Board, request: Box<Request>) -> Submitted {
+        let mut guard = self.lock();
+        let Some(open) = guard.as_mut() else {
+            return Submitted::Closed(request);
+        };
+        let now = Instant::now();
+        open.expire(now);
+        let Some(request) = open.refuse(board, request) else {
+            return Submitted::Done;
+        };
+        let (id, deadline, slot) = (request.ticket.id, request.ticket.deadline, request.slot);
+        let assigned = open.scheduler.resubmit(id, deadline, slot, request);
+        open.dispatch(assigned, now);
+        open.submitted()
     }
 
     /// The caller of a request went away.
@@ -205,13 +228,33 @@ impl Open {
         }
     }
 
+    /// Whether the timer is early enough for the earliest deadline.
+    fn submitted(&self) -> Submitted {
+        match (self.timer, self.scheduler.next_deadline()) {
+            (Some(timer), Some(next)) if timer <= next => Submitted::Done,
+            (_, None) => Submitted::Done,
+            (_, Some(_)) => Submitted::Hurry,
+        }
+    }
+
+    /// Counts a request as a worker's, and says how to send it there.
+    fn assign(
+        &self,
+        Assignment { slot, epoch, mut request }: Assignment<Box<Request>>,
+        now: Instant,
+    ) -> (Option<Link>, Command) {
+        request.ticket.assign(slot, epoch, now);
+        let link = self.links[slot].as_ref().filter(|(held, _)| *held == epoch);
+        (link.map(|(_, link)| link.clone()), Command::Run(request))
+    }
+
     fn dispatch(&mut self, mut next: Option<Assignment<Box<Request>>>, now: Instant) {
-        while let Some(Assignment { slot, epoch, mut request }) = next.take() {
-            request.ticket.assign(slot, epoch, now);
-            let link = self.links[slot].as_ref().filter(|(held, _)| *held == epoch);
+        while let Some(assigned) = next.take() {
+            let (slot, epoch) = (assigned.slot, assigned.epoch);
+            let (link, run) = self.assign(assigned, now);
             let unsent = match link {
-                Some((_, link)) => link.send(Command::Run(request)).err(),
-                None => Some(SendError(Command::Run(request))),
+                Some(link) => link.send(run).err(),
+                None => Some(SendError(run)),
             };
             if let Some(SendError(Command::Run(mut request))) = unsent {
                 // The worker is gone; the news is on its way.

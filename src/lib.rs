@@ -44,12 +44,13 @@
 //!    ├─ <pool>/launcher           owns the launcher process, which forks the workers
 //!    ├─ <pool>/workers            one for one, each slot with a backoff of its own
 //!    │  └─ <pool>/worker/<slot>   owns one port: one Python process and the socket to it
-//!    └─ <pool>                    the queue
+//!    └─ <pool>                    owns the queue and the deadlines
 //! ```
 //!
-//! A call is encoded in the caller's task, admitted (or refused: the queue is bounded) and sent to the pool's actor,
-//! which gives it to an idle worker, or queues it. The worker's I/O task writes it to the Python process and reads
-//! frames until the answer, which goes straight to the caller, who decodes it. No actor ever waits for Python.
+//! A call is encoded in the caller's task and admitted (or refused: the queue is bounded); then the pool's dispatcher
+//! gives it to an idle worker, or queues it. The worker's I/O task writes it to the Python process and reads frames
+//! until the answer; it gives Python the next call, and the answer to the caller, who decodes it. No actor ever waits
+//! for Python.
 //!
 //! Every call ends: with a result, a Python exception, or an [`Error`] that says where it was and whether its handler
 //! may have run. A call whose time runs out, or whose future is dropped, never runs if it was still queued; if it was

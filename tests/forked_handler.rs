@@ -93,7 +93,8 @@ async fn what_handlers_have_started_does_not_outlive_the_pool() {
         assert!(started.iter().all(|&pid| is_alive(pid)));
         finish(pool).await;
         eventually("nothing is left", || mark.processes().is_empty()).await;
-        assert!(started.iter().all(|&pid| !is_alive(pid)));
+        // One that is ending has no environment any more, and so no mark.
+        eventually("all have ended", || !started.iter().any(|&pid| is_alive(pid))).await;
     }
 }
 

@@ -78,17 +78,16 @@ impl BarePool {
 
 /// A CALL of a handler with these arguments.
 pub(crate) fn call_frame(handler: &str, arguments: &impl serde::Serialize) -> Bytes {
-    let json = serde_json::to_vec(arguments).expect("plain arguments");
     let name = u16::try_from(handler.len()).expect("a short name");
-    let length = u32::try_from(handler.len() + json.len()).expect("a small call");
-    let mut frame = Vec::with_capacity(HEADER + handler.len() + json.len());
-    frame.extend_from_slice(&length.to_le_bytes());
-    frame.extend_from_slice(&[CALL, 0]);
+    let mut frame = Vec::with_capacity(HEADER + handler.len() + 104);
+    frame.extend_from_slice(&[0, 0, 0, 0, CALL, 0]);
     frame.extend_from_slice(&name.to_le_bytes());
     frame.extend_from_slice(&1_u64.to_le_bytes());
     frame.extend_from_slice(&0_u64.to_le_bytes());
     frame.extend_from_slice(handler.as_bytes());
-    frame.extend_from_slice(&json);
+    serde_json::to_writer(&mut frame, arguments).expect("plain arguments");
+    let length = u32::try_from(frame.len() - HEADER).expect("a small call");
+    frame[..4].copy_from_slice(&length.to_le_bytes());
     frame.into()
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-
 from json.encoder import encode_basestring
 
 from ._json import Unserialisable

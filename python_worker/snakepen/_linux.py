@@ -47,7 +47,7 @@ def flush_c_output() -> None:
 def end_when_closed(fd: int, wanted: bool) -> None:
     """While user code runs, and nobody looks at this socket: its closing at the other end, which is the host's death,
     ends this process, by SIGIO's default action. Nothing else may arrive there meanwhile."""
-    from _signal import SIG_DFL, SIGIO, signal
+    from _signal import SIG_DFL, SIGIO, signal  # pyright: ignore[reportMissingImports]
     from fcntl import F_GETFL, F_SETFL, F_SETOWN, fcntl
 
     flags = fcntl(fd, F_GETFL)

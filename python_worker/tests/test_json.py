@@ -61,10 +61,10 @@ def deep() -> list[Any]:
 
 CASES: list[tuple[Callable[[], Any], str, str, str]] = [
     (lambda: {"a": [0, 1, 2, {3}]}, "set", "$.a[3]", "sorted(value)"),
-    (lambda: {"a b": (b"x",)}, "bytes", "$['a b'][0]", "hex()"),
+    (lambda: {"a b": (b"x",)}, "bytes", '$["a b"][0]', "hex()"),
     (lambda: float("nan"), "float", "$", "None"),
     (lambda: [float("-inf")], "float", "$[0]", "-inf"),
-    (lambda: {"x": {1: {(2, 3): 4}}}, "tuple", "$.x[1]", "key"),
+    (lambda: {"x": {1: {(2, 3): 4}}}, "tuple", '$.x["1"]', "key"),
     (lambda: {float("nan"): 1}, "float", "$", "key"),
     (cycle, "list", "$[1].again", "contains itself"),
     (deep, "list", "$", "nested too deeply"),
