@@ -1,0 +1,209 @@
+#!/usr/bin/env bash
+# All that must hold before a change goes in: lints, documentation, tests of both languages, examples, and that none of
+# it leaves a process behind. Cheap checks come first; the first failure ends the run.
+#
+# Needs Rust (stable, with rustfmt and clippy), one CPython from 3.10 with pip and venv, and the package registries.
+# Writes into target/ only (and what cargo and pip keep for themselves). Other CPythons that are at hand, on PATH or
+# from pyenv, are tried as well.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+logs=$target/test-logs
+mkdir -p "$logs"
+rm -f "$logs"/*.log
+
+# Every process of this run carries this variable, which is how the last step finds those that are left.
+SNAKEPEN_TEST_RUN=$$-$(date +%s%N)
+export SNAKEPEN_TEST_RUN
+export SNAKEPEN_CACHE_DIR=$target/package-cache
+export PYRIGHT_PYTHON_CACHE_DIR=$target/pyright
+unset PYTHONPATH PYTHONHOME VIRTUAL_ENV SNAKEPEN_PYTHON
+
+# === Steps ===
+
+steps=0
+current=''
+timings=()
+
+# step NAME COMMAND...: runs a command under a heading; its output is shown and kept.
+step() {
+    current=$1
+    shift
+    steps=$((steps + 1))
+    log=$logs/$(printf %02d "$steps").log
+    local start=$SECONDS
+    printf '\n=== %s\n' "$current"
+    # `tee` is no process of the run for the step that looks for those.
+    "$@" 2>&1 | env -u SNAKEPEN_TEST_RUN tee "$log"
+    timings+=("$(printf '%4d s  %s' $((SECONDS - start)) "$current")")
+    printf -- '--- %s: ok, %d s\n' "$current" $((SECONDS - start))
+    current=''
+}
+
+summary() {
+    local status=$?
+    if ((status != 0)); then
+        printf '\nFAILED%s (status %d, after %d s)\n' "${current:+: $current}" "$status" "$SECONDS"
+        local left
+        left=$(processes_of_run)
+        [[ -z $left ]] || printf 'Processes of this run that are left:\n%s\n' "$left"
+    fi
+}
+trap summary EXIT
+
+# === Interpreters ===
+
+# usable COMMAND: prints the path of a CPython from 3.10 that can make virtual environments, and its version. Asked of
+# the interpreter itself, because the command may be a version manager's shim.
+usable() {
+    "$1" -c '
+import ensurepip, platform, sys, sysconfig, venv
+assert platform.python_implementation() == "CPython" and (3, 10) <= sys.version_info < (3, 15)
+assert not sysconfig.get_config_var("Py_GIL_DISABLED")
+print(sys.executable, "%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+# environment DIRECTORY PYTHON REQUIREMENT...: a virtual environment in which the requirements are installed.
+environment() {
+    local directory=$1 python=$2
+    shift 2
+    if [[ $("$directory/bin/python" -c 'import sys; print(sys._base_executable)' 2>/dev/null) != "$python" ]]; then
+        "$python" -m venv --clear "$directory"
+    fi
+    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+    "$directory/bin/python" --version
+}
+
+python='' version=''
+for command in python3.11 python3 python3.12 python3.13 python3.10 python3.14; do
+    if read -r python version < <(usable "$command"); then break; fi
+done
+if [[ -z $python ]]; then
+    echo "No CPython 3.10 to 3.14 with venv and pip: install python3 and python3-venv." >&2
+    exit 1
+fi
+venv=$target/venv
+
+others=() # "VERSION PATH"
+for wanted in 3.10 3.11 3.12 3.13 3.14; do
+    [[ $wanted != "$version" ]] || continue
+    for command in "python$wanted" "$HOME/.pyenv/versions/$wanted".*/bin/python; do
+        if read -r other found < <(usable "$command") && [[ $found == "$wanted" ]]; then
+            others+=("$wanted $other")
+            break
+        fi
+    done
+done
+
+# === What the steps do ===
+
+format() {
+    cargo fmt --check
+    if compgen -G 'fuzz/fuzz_targets/*.rs' >/dev/null; then
+        rustfmt --check --edition 2024 --config-path . fuzz/fuzz_targets/*.rs
+    fi
+    bash -n scripts/test.sh .ci/run
+}
+
+python_lint() {
+    (cd python_worker && "$venv/bin/ruff" check . && "$venv/bin/ruff" format --check .)
+    "$venv/bin/ruff" check --config python_worker/pyproject.toml examples benches tests
+    "$venv/bin/ruff" format --check --config python_worker/pyproject.toml examples benches tests
+}
+
+python_types() {
+    (cd python_worker && "$venv/bin/pyright" --pythonpath "$venv/bin/python")
+}
+
+python_tests() {
+    (cd python_worker && "$1/bin/python" -m pytest)
+}
+
+other_python() {
+    local directory=$target/venv-$1
+    # Only what the tests import: linters and NumPy are checked once, above.
+    local requirements
+    mapfile -t requirements < <(grep -E '^(pytest|hypothesis)\b' python_worker/requirements-dev.txt)
+    environment "$directory" "$2" "${requirements[@]}"
+    python_tests "$directory"
+}
+
+rust_docs() {
+    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+}
+
+# With the environment's interpreter: some tests need NumPy.
+rust_tests() {
+    SNAKEPEN_PYTHON=$venv/bin/python cargo test --locked
+}
+
+# With the bare interpreter: the examples need nothing but the standard library.
+examples() {
+    cargo build --locked --release --examples
+    local file name
+    for file in examples/*.rs; do
+        name=$(basename "$file" .rs)
+        printf '\n--- example %s\n' "$name"
+        SNAKEPEN_PYTHON=$python timeout 120 "$target/release/examples/$name"
+    done
+}
+
+# Every process whose environment says that it belongs to this run. The script itself and its subshells don't say so:
+# /proc shows the environment with which a program was started.
+processes_of_run() {
+    local files file pid
+    files=$(env -u SNAKEPEN_TEST_RUN grep -slzx "SNAKEPEN_TEST_RUN=$SNAKEPEN_TEST_RUN" /proc/[0-9]*/environ || true)
+    for file in $files; do
+        pid=${file#/proc/}
+        pid=${pid%/environ}
+        printf '%s %s\n' "$pid" "$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" || true)"
+    done
+}
+
+# What a killed host left to its launcher is gone 2 s later.
+nothing_left() {
+    local left
+    for _ in {1..50}; do
+        left=$(processes_of_run)
+        if [[ -z $left ]]; then
+            echo 'No process of this run is left.'
+            return
+        fi
+        sleep 0.1
+    done
+    printf 'Processes of this run are left:\n%s\n' "$left"
+    return 1
+}
+
+# passed LINE_PATTERN: the sum of the "N passed" in those lines of all logs.
+passed() {
+    { grep -hE "$1" "$logs"/*.log || true; } | { grep -oE '[0-9]+ passed' || true; } |
+        awk '{ sum += $1 } END { print sum + 0 }'
+}
+
+# === The run ===
+
+echo "Python $version: $python"
+for other in "${others[@]}"; do echo "Python $other"; done
+step 'Rust format' format
+step "Python $version environment" environment "$venv" "$python" -r python_worker/requirements-dev.txt
+step 'Python lint and format' python_lint
+step 'Python types' python_types
+step "Python $version tests" python_tests "$venv"
+step 'Rust lint' cargo clippy --locked --keep-going --all-targets -- -D warnings
+step 'Rust lint, feature cluster' cargo clippy --locked --keep-going --all-targets --features cluster -- -D warnings
+step 'Rust documentation' rust_docs
+step 'Rust tests' rust_tests
+for other in "${others[@]}"; do
+    read -r other_version other_path <<<"$other"
+    step "Python $other_version tests" other_python "$other_version" "$other_path"
+done
+step 'Examples' examples
+step 'Processes' nothing_left
+
+printf '\n=== Summary\n'
+printf '%s\n' "${timings[@]}"
+printf 'ok: %d steps in %d s; %d Rust tests; %d Python tests on %d interpreters; %d examples; no process left\n' \
+    "$steps" "$SECONDS" "$(passed '^test result: ')" "$(passed '[0-9]+ passed.* in [0-9.]+s')" \
+    "$((1 + ${#others[@]}))" "$(compgen -G 'examples/*.rs' | wc -l)"
