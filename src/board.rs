@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::Config;
-use crate::error::{Error, Stage, StartError};
+use crate::error::{Ended, Error, Stage, StartError};
 use crate::port::Command;
 use crate::stats::{Failures, Quantiles, Stats, WorkerInfo, WorkerState};
 
@@ -301,6 +301,16 @@ impl Board {
     pub(crate) fn pid(&self, slot: usize, epoch: u64) -> Option<i32> {
         let inner = self.lock();
         inner.slots[slot].pid.filter(|_| inner.slots[slot].epoch == epoch)
+    }
+
+    /// Ends the workers that hold a call: the pool is being shut down.
+    pub(crate) fn kill_busy(&self) {
+        for slot in &self.lock().slots {
+            if let (Some(_), Some(link)) = (slot.running, &slot.link) {
+                // A worker that is gone has nothing to give up.
+                let _ = link.send(Command::Kill(Ended::Shutdown));
+            }
+        }
     }
 
     /// The way to the worker that holds call `id`.

@@ -122,8 +122,10 @@ async fn make(
     if shared.is_closed() {
         return Err(Error::Closed { pool: shared.config.name.clone() });
     }
+    // Before the answer's receiver, so that it is dropped after it: whoever is told finds that closed.
+    let mut guard = AbandonOnDrop { shared, id, armed: false };
     let (ticket, answer) = Ticket::admit(shared, id, at, timeout)?;
-    let guard = AbandonOnDrop { shared, id, armed: true };
+    guard.armed = true;
     let request = Request::new(frame, slot, ticket);
     if let Err(request) = shared.submit(request) {
         submit_later(anchor, request).await;
@@ -136,11 +138,12 @@ async fn make(
 
 /// Waits for the pool's actor to be restarted, for as long as the call has. The request is answered if it doesn't
 /// come to that.
-async fn submit_later(anchor: &Anchor, mut request: Box<Request>) {
+async fn submit_later(anchor: &Anchor, request: Box<Request>) {
     let shared = &anchor.shared;
     let mut cell = shared.cell.subscribe();
     let deadline = tokio::time::Instant::from_std(request.ticket.deadline);
-    loop {
+    let mut waiting = Waiting(Some(request));
+    while let Some(request) = waiting.0.take() {
         let error = match &*cell.borrow_and_update() {
             PoolCell::Starting | PoolCell::Up(_) if !anchor.is_dead() => {
                 shared.board.why_broken(request.slot).map(Error::Start)
@@ -151,13 +154,30 @@ async fn submit_later(anchor: &Anchor, mut request: Box<Request>) {
             request.ticket.answer(Err(error), WorkerState::Down);
             return;
         }
-        request = match shared.submit(request) {
-            Ok(()) => return,
-            Err(request) => request,
-        };
-        if tokio::time::timeout_at(deadline, cell.changed()).await.is_err() {
-            request.time_out(Instant::now(), WorkerState::Down);
+        let Err(request) = shared.submit(request) else {
             return;
+        };
+        waiting.0 = Some(request);
+        tokio::select! {
+            biased;
+            _ = cell.changed() => {}
+            () = anchor.dead() => {}
+            () = tokio::time::sleep_until(deadline) => {
+                if let Some(request) = waiting.0.take() {
+                    request.time_out(Instant::now(), WorkerState::Down);
+                }
+            }
+        }
+    }
+}
+
+/// A request that no dispatcher has yet; its caller may go away.
+struct Waiting(Option<Box<Request>>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(request) = self.0.take() {
+            request.ticket.abandon(WorkerState::Down);
         }
     }
 }
@@ -180,7 +200,7 @@ impl Drop for AbandonOnDrop<'_> {
         if self.armed
             && !self.shared.dispatcher(|dispatcher| dispatcher.abandon(self.id)).unwrap_or(false)
         {
-            // No queue; but a worker may have it.
+            // It has ended, or a worker has it that the queue's owner does not know yet.
             if let Some(link) = self.shared.board.link_of(self.id) {
                 let _ = link.send(Command::Abandon(self.id));
             }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::error::SendError;
 
 use crate::board::{Board, Link};
-use crate::error::{Ended, Error, StartError};
+use crate::error::{Error, StartError};
 use crate::port::Command;
 use crate::request::Request;
 use crate::scheduler::{Assignment, Removed, Scheduler};
@@ -27,6 +27,8 @@ struct Open {
     links: Vec<Option<(u64, Link)>>,
     /// When the pool actor's timer fires.
     timer: Option<Instant>,
+    /// Nothing is queued any more.
+    aborted: bool,
 }
 
 /// What became of a submitted request.
@@ -46,6 +48,7 @@ impl Dispatcher {
             scheduler: Scheduler::new(slots),
             links: vec![None; slots],
             timer: None,
+            aborted: false,
         })))
     }
 
@@ -121,17 +124,21 @@ impl Dispatcher {
         open.submitted()
     }
 
-    /// The caller of a request went away.
+    /// The caller of a request went away. Returns whether the request is known here: one that runs may not be, before the
+    /// board is read.
     pub(crate) fn abandon(&self, id: u64) -> bool {
-        let told = self.open(|open| match open.scheduler.cancel(id) {
-            Some(Removed::Queued(request)) => request.ticket.abandon(WorkerState::Down),
+        let known = self.open(|open| match open.scheduler.cancel(id) {
+            Some(Removed::Queued(request)) => {
+                request.ticket.abandon(WorkerState::Down);
+                true
+            }
             Some(Removed::Running { slot, epoch, id }) => {
                 open.tell(slot, epoch, Command::Abandon(id));
+                true
             }
-            // It has ended already.
-            None => {}
+            None => false,
         });
-        told.is_some()
+        known.unwrap_or(false)
     }
 
     // === From ports and supervisors ===
@@ -191,26 +198,24 @@ impl Dispatcher {
         })?
     }
 
-    /// Gives up what is queued and what runs: the pool is being shut down.
-    pub(crate) fn abort(&self, pool: &str) {
+    /// Gives up what is queued, and what still comes back: the pool is being shut down.
+    pub(crate) fn abort(&self) {
         self.open(|open| {
+            open.aborted = true;
             for request in open.scheduler.drain() {
-                let error = Error::Closed { pool: pool.to_owned() };
-                request.ticket.answer(Err(error), WorkerState::Down);
-            }
-            for (slot, _) in open.scheduler.busy() {
-                if let Some((_, link)) = &open.links[slot] {
-                    // A worker that is gone has nothing to give up.
-                    let _ = link.send(Command::Kill(Ended::Shutdown));
-                }
+                request.close();
             }
         });
     }
 }
 
 impl Open {
-    /// Answers a request that no worker can run, because none can be started; gives any other back.
+    /// Answers a request that no worker can run, because none can be started or all are leaving; gives any other back.
     fn refuse(&self, board: &Board, request: Box<Request>) -> Option<Box<Request>> {
+        if self.aborted {
+            request.close();
+            return None;
+        }
         let broken = match request.slot {
             Some(slot) => self.scheduler.is_broken(slot),
             None => self.scheduler.all_broken(),

@@ -27,6 +27,11 @@ impl Anchor {
     pub(crate) fn is_dead(&self) -> bool {
         self.root.get_status() == ActorStatus::Stopped
     }
+
+    /// Resolves when the tree is gone.
+    pub(crate) async fn dead(&self) {
+        let _ = self.root.wait(None).await;
+    }
 }
 
 impl Drop for Anchor {

@@ -50,6 +50,12 @@ impl Request {
         self.reassigned <= REASSIGNMENTS && !self.ticket.is_abandoned()
     }
 
+    /// Ends the call because the pool is shut down.
+    pub(crate) fn close(self) {
+        let pool = self.ticket.shared.config.name.clone();
+        self.ticket.answer(Err(Error::Closed { pool }), WorkerState::Down);
+    }
+
     /// Ends the call for want of time, wherever it is.
     pub(crate) fn time_out(self, now: Instant, after: WorkerState) {
         let error = self.ticket.timeout_error(now);

@@ -272,11 +272,6 @@ impl<R> Scheduler<R> {
         self.slots[slot].broken
     }
 
-    /// The workers that hold a request, as (slot, id).
-    pub(crate) fn busy(&self) -> Vec<(usize, Id)> {
-        self.running.iter().map(|(&id, &slot)| (slot, id)).collect()
-    }
-
     // === Inside ===
 
     fn idle_for(&self, slot: Option<usize>) -> Option<usize> {

@@ -1,6 +1,6 @@
 //! What a pool's handles, actors and ports have in common, and what outlives each of them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -59,6 +59,7 @@ pub(crate) struct Shared {
     /// Set once the pool has started.
     pub(crate) anchor: OnceLock<Weak<Anchor>>,
     next_id: AtomicU64,
+    closed: AtomicBool,
 }
 
 impl Shared {
@@ -72,6 +73,7 @@ impl Shared {
             launchers: TaskTracker::new(),
             anchor: OnceLock::new(),
             next_id: AtomicU64::new(1),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -99,13 +101,14 @@ impl Shared {
     /// Gives a request that certainly did not start back to the queue. Without a queue it is dropped, which answers
     /// its caller.
     pub(crate) fn resubmit(&self, request: Box<Request>) {
-        match &*self.cell.borrow() {
+        let lost = match &*self.cell.borrow() {
             PoolCell::Up(pool) | PoolCell::Draining(pool) => {
-                let submitted = pool.dispatcher.resubmit(&self.board, request);
-                drop(self.settled(pool, submitted));
+                self.settled(pool, pool.dispatcher.resubmit(&self.board, request))
             }
-            PoolCell::Starting | PoolCell::Closed => drop(request),
-        }
+            PoolCell::Starting | PoolCell::Closed => Err(request),
+        };
+        // Only now that the cell is free again: nothing else may be answered for under its lock.
+        drop(lost);
     }
 
     fn settled(&self, pool: &PoolRef, submitted: Submitted) -> Result<(), Box<Request>> {
@@ -120,9 +123,9 @@ impl Shared {
         }
     }
 
-    /// Whether the pool is being shut down, or is.
+    /// Whether the pool is being shut down, or is. Takes no lock: tickets ask, wherever they are dropped.
     pub(crate) fn is_closed(&self) -> bool {
-        matches!(*self.cell.borrow(), PoolCell::Draining(_) | PoolCell::Closed)
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Refills the cell, unless the pool is being shut down.
@@ -138,6 +141,7 @@ impl Shared {
 
     /// Admits no more calls.
     pub(crate) fn stop_admitting(&self) {
+        self.closed.store(true, Ordering::Release);
         self.cell.send_modify(|cell| {
             *cell = match std::mem::replace(cell, PoolCell::Closed) {
                 PoolCell::Up(pool) => PoolCell::Draining(pool),
@@ -167,6 +171,12 @@ impl Shared {
                 "the launcher's process does not end, not even killed"
             );
         }
+    }
+
+    /// The tree has ended.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.cell.send_replace(PoolCell::Closed);
     }
 
     /// What keeps the pool alive, while a handle of it is left.

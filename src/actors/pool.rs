@@ -65,7 +65,10 @@ impl Actor for Pool {
                 state.tick(&myself);
             }
             PoolMsg::Tick => state.tick(&myself),
-            PoolMsg::Abort => state.dispatcher.abort(&state.shared.config.name),
+            PoolMsg::Abort => {
+                state.dispatcher.abort();
+                state.shared.board.kill_busy();
+            }
             PoolMsg::Handle(reply) => {
                 let handle = state.shared.anchor().map(PoolHandle::of);
                 // Whoever asked may be gone.

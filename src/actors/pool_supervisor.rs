@@ -23,6 +23,9 @@ use crate::shared::{PoolCell, PoolRef, Shared};
 /// Workers have at least this long to leave, however much of the grace is used up.
 const LEAVE: Duration = Duration::from_secs(1);
 
+/// The shortest delay after an actor could not even be spawned, and the longest for the pool's actor.
+const RETRY: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 #[cfg_attr(feature = "cluster", derive(ractor_cluster_derive::RactorMessage))]
 pub(crate) enum PoolSupervisorMsg {
@@ -48,6 +51,8 @@ pub(crate) struct State {
     workers: Option<ActorRef<WorkerSupervisorMsg>>,
     pool: Option<PoolRef>,
     backoff: Backoff,
+    /// When all children ran last.
+    started: Instant,
     closing: bool,
 }
 
@@ -67,6 +72,7 @@ impl Actor for PoolSupervisor {
             workers: None,
             pool: None,
             backoff: Backoff::default(),
+            started: Instant::now(),
             closing: false,
         })
     }
@@ -136,7 +142,11 @@ impl Actor for PoolSupervisor {
         if state.shared.has_failed_to_start() {
             return Ok(());
         }
-        let delay = state.backoff.next(failure, fastrand::f64());
+        let mut delay = state.backoff.next(failure, fastrand::f64());
+        if part == Part::Pool {
+            // It costs nothing to start, and no call gets anywhere without it.
+            delay = delay.min(RETRY);
+        }
         if delay.is_zero() {
             state.start_from(part, &myself).await;
         } else {
@@ -148,18 +158,31 @@ impl Actor for PoolSupervisor {
 }
 
 impl State {
+    /// Starts `first` and what comes after it, as far as it does not run already: of several delayed restarts, the first
+    /// to come does the work.
     async fn start_from(&mut self, first: Part, myself: &ActorRef<PoolSupervisorMsg>) {
         for part in [Part::Launcher, Part::Workers, Part::Pool] {
-            if part >= first
-                && let Err(error) = self.start(part, &myself.get_cell()).await
-            {
+            let runs = match part {
+                Part::Launcher => self.launcher.is_some(),
+                Part::Workers => self.workers.is_some(),
+                Part::Pool => self.pool.is_some(),
+            };
+            if runs {
+                continue;
+            }
+            if part < first {
+                // What this one needs is being waited for, and brings this one with it.
+                return;
+            }
+            if let Err(error) = self.start(part, &myself.get_cell()).await {
                 let pool = &self.shared.config.name;
                 tracing::error!(pool, ?part, %error, "cannot start an actor");
-                let delay = self.backoff.next(Failure::Start, fastrand::f64());
+                let delay = self.backoff.next(Failure::Start, fastrand::f64()).max(RETRY);
                 myself.send_after(delay, move || PoolSupervisorMsg::Start(part));
                 return;
             }
         }
+        self.started = Instant::now();
     }
 
     async fn start(&mut self, part: Part, myself: &ActorCell) -> Result<(), SpawnErr> {
@@ -249,7 +272,7 @@ impl State {
                     error,
                     "an actor ended; it is restarted, with those after it"
                 );
-                Failure::Death { uptime: Duration::ZERO }
+                Failure::Death { uptime: self.started.elapsed() }
             }
         }
     }
@@ -264,10 +287,11 @@ async fn shut_down(
     myself: ActorRef<PoolSupervisorMsg>,
 ) {
     let end = Instant::now() + shared.config.limits.shutdown_grace;
-    if tokio::time::timeout_at(end, shared.board.drained()).await.is_err()
-        && let Some(pool) = &pool
-    {
-        pool.dispatcher.abort(&shared.config.name);
+    if tokio::time::timeout_at(end, shared.board.drained()).await.is_err() {
+        if let Some(pool) = &pool {
+            pool.dispatcher.abort();
+        }
+        shared.board.kill_busy();
     }
     if let Some(workers) = workers {
         let grace = end.saturating_duration_since(Instant::now()).max(LEAVE);

@@ -1,7 +1,7 @@
 //! The root of a pool's tree: it keeps the pool's supervisor running, and ends with it when the pool is shut down.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
@@ -23,6 +23,8 @@ pub(crate) struct State {
     shared: Arc<Shared>,
     supervisor: Option<ActorRef<PoolSupervisorMsg>>,
     backoff: Backoff,
+    /// When the supervisor was started last.
+    started: Instant,
     closing: bool,
 }
 
@@ -36,7 +38,13 @@ impl Actor for Root {
         _myself: ActorRef<RootMsg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
-        Ok(State { shared, supervisor: None, backoff: Backoff::default(), closing: false })
+        Ok(State {
+            shared,
+            supervisor: None,
+            backoff: Backoff::default(),
+            started: Instant::now(),
+            closing: false,
+        })
     }
 
     async fn post_start(
@@ -89,7 +97,7 @@ impl Actor for Root {
             return Ok(());
         }
         state.shared.refill(PoolCell::Starting);
-        let failure = Failure::Death { uptime: Duration::ZERO };
+        let failure = Failure::Death { uptime: state.started.elapsed() };
         let delay = state.backoff.next(failure, fastrand::f64());
         tracing::error!(pool = state.shared.config.name, %event, "the pool's supervisor ended; it is restarted");
         if delay.is_zero() {
@@ -105,7 +113,7 @@ impl Actor for Root {
         _myself: ActorRef<RootMsg>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        state.shared.cell.send_replace(PoolCell::Closed);
+        state.shared.close();
         Ok(())
     }
 }
@@ -118,7 +126,10 @@ impl State {
         let name = self.shared.config.actor_name("supervisor");
         let shared = || Arc::clone(&self.shared);
         match spawn_child(name, &myself.get_cell(), || PoolSupervisor, shared).await {
-            Ok((supervisor, _)) => self.supervisor = Some(supervisor),
+            Ok((supervisor, _)) => {
+                self.supervisor = Some(supervisor);
+                self.started = Instant::now();
+            }
             Err(error) => {
                 tracing::error!(pool = self.shared.config.name, %error, "cannot start the pool's supervisor");
                 let delay = self.backoff.next(Failure::Start, fastrand::f64());

@@ -14,9 +14,6 @@ use tokio::sync::oneshot;
 use crate::error::Exit;
 use crate::sys::{self, Process, Signal};
 
-/// A launcher that has not told of an exit after this time is not waited for.
-const REPORT: Duration = Duration::from_secs(1);
-
 /// A process that the launcher started. Dropping it kills its group: half-started ones are undone that way.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -81,11 +78,12 @@ impl Child {
     }
 
     /// Waits until the process has ended, and for its status: from the launcher, which kills the group before
-    /// it reaps and then reports. One that is gone or silent is not waited for; then the group is killed here.
-    pub(crate) async fn exit(&mut self) -> Result<Exit, LauncherGone> {
+    /// it reaps and then reports. One that is gone, or silent for so long, is not waited for; then the group is killed
+    /// here.
+    pub(crate) async fn exit(&mut self, patience: Duration) -> Result<Exit, LauncherGone> {
         poll_fn(|cx| self.poll_ended(cx)).await;
         if self.report.is_none() {
-            let report = tokio::time::timeout(REPORT, &mut self.reports).await;
+            let report = tokio::time::timeout(patience, &mut self.reports).await;
             self.report = report.ok().map(|report| report.map_err(|_| LauncherGone));
         }
         let exit = match self.report {

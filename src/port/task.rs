@@ -28,6 +28,14 @@ use crate::wire::{self, FLAG_RECYCLE, Frame, FrameBuilder, Kind, ProtocolError};
 /// A worker that has closed its port has this long to end by itself, before it is killed.
 const CLOSED_GRACE: Duration = Duration::from_millis(200);
 
+/// Longer than any call has.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// A launcher that has not told of an exit after this time is not waited for; nor is it by a call that has run out of
+/// time, but for the least.
+const REPORT: Duration = Duration::from_secs(1);
+const LEAST_REPORT: Duration = Duration::from_millis(20);
+
 /// From TERM to KILL.
 const TERM_GRACE: Duration = Duration::from_secs(1);
 
@@ -96,6 +104,13 @@ struct Live {
     current: Option<Box<Request>>,
 }
 
+impl Live {
+    /// When the call that is running runs out of time.
+    fn deadline(&self) -> Option<tokio::time::Instant> {
+        self.current.as_ref().map(|request| request.ticket.deadline.into())
+    }
+}
+
 impl PortTask {
     pub(crate) async fn run(mut self) {
         let end = match self.start().await {
@@ -149,7 +164,7 @@ impl PortTask {
             },
         };
         live.child.kill_group();
-        let _ = live.child.exit().await;
+        let _ = live.child.exit(REPORT).await;
         live.port.drain(self.source(0));
         Err(error)
     }
@@ -208,7 +223,7 @@ impl PortTask {
         {
             live.child.kill_group();
         }
-        let exit = live.child.exit().await.unwrap_or(Exit::Unknown);
+        let exit = live.child.exit(REPORT).await.unwrap_or(Exit::Unknown);
         for frame in live.port.drain(self.source(0)) {
             if let Err(error) = self.starting_frame(&frame) {
                 return error;
@@ -238,7 +253,16 @@ impl PortTask {
     // === Serve ===
 
     async fn serve(&mut self, live: &mut Live) -> Leave {
+        // The pool's timer ends what runs out of time; this one does so where the pool's actor is being restarted. It is
+        // only ever moved forward, and fires for nothing where its call has ended: no call pays for setting it.
+        let alarm = tokio::time::sleep(NEVER);
+        tokio::pin!(alarm);
         loop {
+            if let Some(deadline) = live.deadline()
+                && deadline < alarm.deadline()
+            {
+                alarm.as_mut().reset(deadline);
+            }
             let running = live.current.as_ref().map_or(0, |request| request.ticket.id);
             let source = source(&self.shared, &self.name, running);
             let event = tokio::select! {
@@ -251,6 +275,17 @@ impl PortTask {
                         Some(leave) => return leave,
                         None => continue,
                     }
+                }
+                () = &mut alarm => {
+                    let now = tokio::time::Instant::now();
+                    if live.deadline().is_some_and(|deadline| deadline <= now)
+                        && let Some(request) = live.current.take()
+                    {
+                        request.time_out(now.into_std(), WorkerState::Stopping);
+                        return Leave::Kill(Ended::TimedOut);
+                    }
+                    alarm.as_mut().reset(live.deadline().unwrap_or(now + NEVER));
+                    continue;
                 }
                 event = live.port.event(source) => event,
                 () = poll_fn(|cx| live.child.poll_ended(cx)) => return Leave::Died,
@@ -461,7 +496,10 @@ impl PortTask {
                 Ended::Shutdown
             }
         };
-        match live.child.exit().await {
+        let left =
+            live.deadline().map(|deadline| deadline.duration_since(tokio::time::Instant::now()));
+        let patience = left.map_or(REPORT, |left| left.clamp(LEAST_REPORT, REPORT));
+        match live.child.exit(patience).await {
             Ok(exit) => (exit, ended),
             Err(LauncherGone) if ended == Ended::Itself => (Exit::Unknown, Ended::Launcher),
             Err(LauncherGone) => (Exit::Unknown, ended),

@@ -12,6 +12,11 @@ impl<R> Scheduler<R> {
     fn is_drained(&self) -> bool {
         self.queued.is_empty() && self.running.is_empty()
     }
+
+    /// The workers that hold a request, as (slot, id).
+    fn busy(&self) -> Vec<(usize, Id)> {
+        self.running.iter().map(|(&id, &slot)| (slot, id)).collect()
+    }
 }
 
 /// A moment, in milliseconds after all moments began.
