@@ -388,6 +388,13 @@ impl Config {
         format!("{}/worker/{slot}", self.name)
     }
 
+    /// The names of all actors of the pool's tree but its root.
+    pub(crate) fn actor_names(&self) -> impl Iterator<Item = String> {
+        let parts = ["supervisor", "launcher", "workers"].map(|part| self.actor_name(part));
+        let workers = (0..self.workers).map(|slot| self.worker_name(slot));
+        std::iter::once(self.name.clone()).chain(parts).chain(workers)
+    }
+
     pub(crate) fn actor_name(&self, part: &str) -> String {
         format!("{}/{part}", self.name)
     }

@@ -1,6 +1,7 @@
 //! The handles: of a pool, and of one of its workers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorRef, ActorStatus, SpawnErr, registry};
 use serde::Serialize;
@@ -12,8 +13,11 @@ use crate::actors::worker::WorkerMsg;
 use crate::call::Call;
 use crate::config::{Builder, Config};
 use crate::error::Error;
-use crate::shared::{Shared, Startup};
+use crate::shared::{PoolCell, Shared, Startup};
 use crate::stats::{Stats, WorkerInfo};
+
+/// The actors of a tree whose root was killed are gone within this time.
+const FALL: Duration = Duration::from_secs(1);
 
 /// Keeps a pool running; when the last handle drops it, the pool is shut down.
 #[derive(Debug)]
@@ -73,10 +77,7 @@ impl Pool {
 
     pub(crate) async fn start(config: Config) -> Result<Self, Error> {
         // The root's name guards those of its tree against other pools; these checks, against other actors.
-        let parts = ["supervisor", "launcher", "workers"].map(|part| config.actor_name(part));
-        let workers = (0..config.workers).map(|slot| config.worker_name(slot));
-        let mut names = std::iter::once(config.name.clone()).chain(parts).chain(workers);
-        if let Some(name) = names.find(|name| registry::where_is(name).is_some()) {
+        if let Some(name) = config.actor_names().find(|name| registry::where_is(name).is_some()) {
             return Err(Error::NameTaken { name });
         }
         let shared = Arc::new(Shared::new(config));
@@ -172,9 +173,21 @@ impl Pool {
         // A root that is gone has shut the pool down.
         let _ = self.anchor.root.send_message(RootMsg::Shutdown);
         let _ = self.anchor.root.wait(None).await;
-        // At once, unless the tree was killed from outside: then its processes are still being ended.
-        self.anchor.shared.ports_ended().await;
-        self.anchor.shared.launchers_ended().await;
+        let shared = &self.anchor.shared;
+        if !matches!(*shared.cell.borrow(), PoolCell::Closed) {
+            // The tree was killed from outside, and is still falling.
+            let fallen = async {
+                for name in shared.config.actor_names() {
+                    if let Some(actor) = registry::where_is(name) {
+                        let _ = actor.wait(None).await;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(FALL, fallen).await;
+            shared.close();
+        }
+        shared.ports_ended().await;
+        shared.launchers_ended().await;
         Ok(())
     }
 }

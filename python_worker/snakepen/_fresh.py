@@ -21,7 +21,7 @@ _CLEAR_OF_THOSE = 16
 def spawn(birth: Birth) -> int:
     """Starts one with posix_spawn, which is safe beside threads. Returns its pid."""
     from fcntl import F_DUPFD_CLOEXEC, fcntl
-    from signal import SIGCHLD, SIGHUP, SIGINT, SIGTERM
+    from signal import SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM
 
     own = birth.descriptors
     note = os.memfd_create("snakepen-birth")
@@ -55,7 +55,7 @@ def spawn(birth: Birth) -> int:
             file_actions=actions,
             setpgroup=0,
             setsigmask=(),
-            setsigdef=(SIGINT, SIGTERM, SIGHUP, SIGCHLD),
+            setsigdef=(SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCHLD),
         )
     finally:
         for fd in (note, *copies):
