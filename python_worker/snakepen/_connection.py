@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_STREAM, socket
+from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SOCK_STREAM, socket
 from _thread import allocate_lock
 
 from . import _wire
@@ -155,10 +155,15 @@ class Connection:
         else:
             sent = 0
             parts = [memoryview(part) for part in frame]
-        while parts:
-            while parts and sent >= len(parts[0]):
-                sent -= len(parts[0])
-                del parts[0]
-            if parts:
-                parts[0] = parts[0][sent:]
-                sent = self._socket.sendmsg(parts, (), MSG_NOSIGNAL)
+        try:
+            while parts:
+                while parts and sent >= len(parts[0]):
+                    sent -= len(parts[0])
+                    del parts[0]
+                if parts:
+                    parts[0] = parts[0][sent:]
+                    sent = self._socket.sendmsg(parts, (), MSG_NOSIGNAL)
+        except BaseException:
+            # A signal handler of the user's may raise here. Nothing must follow half a frame.
+            self._socket.shutdown(SHUT_RDWR)
+            raise

@@ -336,7 +336,10 @@ impl Book {
                     return Err(format!("spawned what nobody ordered (token {token})"));
                 };
                 let Some(pidfd) = fd else {
-                    return Err(format!("sent no pidfd for pid {pid}"));
+                    // No room for it here. The worker ends when it finds its port closed.
+                    let error = format!("no descriptor is left for the process {pid}");
+                    let _ = reply.send(Err(StartError::System(error)));
+                    return Ok(());
                 };
                 let (told, reports) = oneshot::channel();
                 self.exits.insert(pid, told);

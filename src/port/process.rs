@@ -30,13 +30,14 @@ pub(crate) struct LauncherGone;
 
 impl Child {
     pub(crate) fn new(process: Process, reports: oneshot::Receiver<Exit>) -> io::Result<Self> {
-        Ok(Self {
-            pidfd: sys::watch(process.duplicate()?, Interest::READABLE)?,
-            process,
-            reports,
-            report: None,
-            ended: false,
-        })
+        let watched = process
+            .duplicate()
+            .and_then(|pidfd| sys::watch(pidfd, Interest::READABLE))
+            .inspect_err(|_| {
+                // One that cannot be watched is not kept.
+                let _ = process.kill_group();
+            });
+        Ok(Self { pidfd: watched?, process, reports, report: None, ended: false })
     }
 
     pub(crate) fn pid(&self) -> i32 {
