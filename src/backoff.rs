@@ -25,23 +25,28 @@ pub(crate) enum Failure {
 /// burst of them, so that a handler that kills its worker now and then costs the pool nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
-    series: u32,
+    /// Failed starts since it was ready last.
+    starts: u32,
+    /// Deaths since it was stable last.
+    deaths: u32,
 }
 
 impl Backoff {
     /// The delay before the next start. `jitter` is in `0.0..1.0`.
     pub(crate) fn next(&mut self, failure: Failure, jitter: f64) -> Duration {
-        let immediate = match failure {
-            Failure::Start => 1,
+        let (series, immediate) = match failure {
+            Failure::Start => {
+                self.starts = self.starts.saturating_add(1);
+                (self.starts, 1)
+            }
             Failure::Death { uptime } => {
-                if uptime >= STABLE {
-                    self.series = 0;
-                }
-                BURST
+                self.starts = 0;
+                let before = if uptime >= STABLE { 0 } else { self.deaths };
+                self.deaths = before.saturating_add(1);
+                (self.deaths, BURST)
             }
         };
-        self.series = self.series.saturating_add(1);
-        let Some(doublings) = self.series.checked_sub(immediate + 1) else {
+        let Some(doublings) = series.checked_sub(immediate + 1) else {
             return Duration::ZERO;
         };
         let full = FIRST.saturating_mul(1 << doublings.min(16)).min(CAP);
@@ -84,6 +89,16 @@ mod tests {
         let first = backoff.next(DEATH, 0.0);
         assert_eq!(first, FIRST / 2);
         assert!(backoff.next(DEATH, 0.0) > first);
+    }
+
+    #[test]
+    fn one_that_is_killed_while_it_starts_is_not_judged_by_its_deaths() {
+        let mut backoff = Backoff::default();
+        for _ in 0..BURST {
+            backoff.next(DEATH, 0.5);
+        }
+        assert_eq!(backoff.next(Failure::Start, 0.5), Duration::ZERO);
+        assert_eq!(backoff.next(Failure::Start, 1.0), FIRST);
     }
 
     #[test]

@@ -422,7 +422,7 @@ impl PortTask {
         let Self { slot, epoch, .. } = *self;
         self.shared.board.stopping(slot, epoch);
         self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
-        self.return_unread();
+        self.return_unread().await;
         let (exit, ended) = self.exit(&mut live, leave).await;
         let running = live.current.as_ref().map_or(0, |request| request.ticket.id);
         for frame in live.port.drain(self.source(running)) {
@@ -459,9 +459,10 @@ impl PortTask {
     }
 
     /// Calls that were sent here and not read go to another worker.
-    fn return_unread(&mut self) {
+    async fn return_unread(&mut self) {
         self.commands.close();
-        while let Ok(command) = self.commands.try_recv() {
+        // Not `try_recv`, which would miss one that is just being sent.
+        while let Some(command) = self.commands.recv().await {
             if let Command::Run(request) = command {
                 self.give_back(request);
             }
