@@ -87,6 +87,12 @@ pub fn parent(pid: i32) -> Option<i32> {
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
+/// The process group of a process.
+pub fn group(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(2)?.parse().ok()
+}
+
 /// The children of a process, zombies included.
 pub fn children(pid: i32) -> Vec<i32> {
     all_pids().into_iter().filter(|&child| parent(child) == Some(pid)).collect()
@@ -199,9 +205,11 @@ impl Mark {
     /// Checks that the pool's own processes are gone, and waits for those that they had started: these are killed
     /// too, but are nobody's children then, so that nobody can tell when they have ended.
     pub async fn nothing_is_left(&self) {
+        // A launcher or a worker leads its group; one that user code has forked, and not yet replaced, looks alike else.
         let is_own = |&pid: &i32| {
             fs::read_to_string(format!("/proc/{pid}/cmdline"))
                 .is_ok_and(|line| line.contains("snakepen"))
+                && group(pid) == Some(pid)
         };
         let left: Vec<_> = self.processes().into_iter().filter(is_own).collect();
         assert!(left.is_empty(), "processes {left:?} are left");
