@@ -74,8 +74,7 @@ impl Dispatcher {
             return Submitted::Closed(request);
         };
         let now = Instant::now();
-        open.expire(now);
-        let Some(request) = open.refuse(board, request) else {
+        let Some(request) = open.accept(board, request, now) else {
             return Submitted::Done;
         };
         let (id, deadline, slot) = (request.ticket.id, request.ticket.deadline, request.slot);
@@ -114,8 +113,7 @@ impl Dispatcher {
             return Submitted::Closed(request);
         };
         let now = Instant::now();
-        open.expire(now);
-        let Some(request) = open.refuse(board, request) else {
+        let Some(request) = open.accept(board, request, now) else {
             return Submitted::Done;
         };
         let (id, deadline, slot) = (request.ticket.id, request.ticket.deadline, request.slot);
@@ -211,7 +209,14 @@ impl Dispatcher {
 
 impl Open {
     /// Answers a request that no worker can run, because none can be started or all are leaving; gives any other back.
-    fn refuse(&self, board: &Board, request: Box<Request>) -> Option<Box<Request>> {
+    /// What has run out of time by `now` is out of its way.
+    fn accept(
+        &mut self,
+        board: &Board,
+        request: Box<Request>,
+        now: Instant,
+    ) -> Option<Box<Request>> {
+        self.expire(now);
         if self.aborted {
             request.close();
             return None;

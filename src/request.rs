@@ -155,8 +155,8 @@ impl Ticket {
         }
     }
 
-    /// Counts the call and frees its worker on the board; sending the answer is left for later, so that the
-    /// pool's actor can be told first.
+    /// Counts the call and frees its worker on the board; sending the answer is left for later, so that Python
+    /// can be given its next call first.
     pub(crate) fn settle(mut self, answer: Answer, after: WorkerState) -> Settled {
         let outcome = match &answer {
             Ok(_) => Outcome::Completed,
