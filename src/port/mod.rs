@@ -3,6 +3,7 @@
 //! [`Port`] moves bytes: frames over a socket, both ways at once, and the process's output to `tracing`. What a
 //! frame means is the business of [`task`], which owns the port for as long as its process lives.
 
+mod answer;
 pub(crate) mod output;
 pub(crate) mod process;
 mod socket;

@@ -82,15 +82,13 @@ impl Host {
 
     /// Waits for the host to end by itself.
     pub async fn ends(&mut self) -> ExitStatus {
-        let ended = async {
-            loop {
-                if let Some(status) = self.child.try_wait().expect("a child") {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        within(LIMIT, "the host", ended).await
+        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+        let named = WaitId::Pid(Pid::from_child(&self.child));
+        // Not reaped there: a host that hangs is killed by `drop`, which ends that thread.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let ended = tokio::task::spawn_blocking(move || waitid(named, options));
+        within(LIMIT, "the host", ended).await.expect("a thread").expect("a child");
+        self.child.wait().expect("a child")
     }
 }
 

@@ -1,0 +1,178 @@
+//! The end of a port: its process is seen to its end, and what it held is answered or given back.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{CLOSED_GRACE, Command, Leave, Live, PortEnd, PortTask, REPORT, TERM_GRACE, source};
+use crate::error::{Ended, Error, Exit, WorkerDeath};
+use crate::port::answer::answer;
+use crate::port::process::LauncherGone;
+use crate::port::{Event, Port};
+use crate::request::Request;
+use crate::stats::WorkerState;
+use crate::sys::Signal;
+use crate::wire::{Frame, FrameBuilder, Kind};
+
+/// A call that has run out of time waits at least this long for the news of its worker's exit.
+const LEAST_REPORT: Duration = Duration::from_millis(20);
+
+impl PortTask {
+    pub(super) async fn end(&mut self, mut live: Live, leave: Leave) -> PortEnd {
+        let Self { slot, epoch, .. } = *self;
+        self.shared.board.stopping(slot, epoch);
+        self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
+        self.return_unread().await;
+        let (exit, ended) = self.exit(&mut live, leave).await;
+        let running = live.current.as_ref().map_or(0, |request| request.ticket.id);
+        for frame in live.port.drain(self.source(running)) {
+            self.last_frame(&mut live, &frame);
+        }
+        let mut message = format!("worker {} (pid {}) {exit}{ended}", self.name, live.child.pid());
+        if let Some(request) = live.current.take() {
+            message = self.lose(&mut live.port, request, exit, &ended);
+        }
+        let uptime = self.shared.board.down(slot, epoch, Some(message.clone()));
+        match ended {
+            Ended::Itself | Ended::ClosedPort | Ended::Protocol(_) | Ended::Unhealthy => {
+                PortEnd::Died { uptime: uptime.unwrap_or_default(), message }
+            }
+            _ => PortEnd::Intended,
+        }
+    }
+
+    /// An answer that was written before the end is an answer.
+    fn last_frame(&self, live: &mut Live, frame: &Frame) {
+        match frame.kind {
+            Kind::Log => self.log(frame),
+            Kind::Result | Kind::Error => {
+                let answers = |request: &mut Box<Request>| request.ticket.id == frame.id;
+                if let Some(request) = live.current.take_if(answers) {
+                    match answer(&request, frame.kind, frame) {
+                        Ok(answer) => request.ticket.answer(answer, WorkerState::Stopping),
+                        Err(_) => live.current = Some(request),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Calls that were sent here and not read go to another worker.
+    async fn return_unread(&mut self) {
+        self.commands.close();
+        // Not `try_recv`, which would miss one that is just being sent.
+        while let Some(command) = self.commands.recv().await {
+            if let Command::Run(request) = command {
+                self.give_back(request);
+            }
+        }
+    }
+
+    /// Sees the process to its end.
+    async fn exit(&mut self, live: &mut Live, leave: Leave) -> (Exit, Ended) {
+        let ended = match leave {
+            Leave::Died => Ended::Itself,
+            Leave::Kill(reason) => {
+                live.child.kill_group();
+                reason
+            }
+            Leave::Closed(reason) => {
+                let gone = poll_fn(|cx| live.child.poll_ended(cx));
+                if tokio::time::timeout(CLOSED_GRACE, gone).await.is_ok() {
+                    Ended::Itself
+                } else {
+                    live.child.kill_group();
+                    reason
+                }
+            }
+            Leave::Exit { grace } => {
+                live.port.send(FrameBuilder::bare(Kind::Exit, 0).into());
+                if !self.leaves_within(live, grace).await {
+                    live.child.signal(Signal::Term);
+                    if !self.leaves_within(live, TERM_GRACE).await {
+                        live.child.kill_group();
+                    }
+                }
+                Ended::Shutdown
+            }
+        };
+        let left =
+            live.deadline().map(|deadline| deadline.duration_since(tokio::time::Instant::now()));
+        let patience = left.map_or(REPORT, |left| left.clamp(LEAST_REPORT, REPORT));
+        match live.child.exit(patience).await {
+            Ok(exit) => (exit, ended),
+            Err(LauncherGone) if ended == Ended::Itself => (Exit::Unknown, Ended::Launcher),
+            Err(LauncherGone) => (Exit::Unknown, ended),
+        }
+    }
+
+    /// Whether the process ends within `time`; what it prints meanwhile is read, so that it isn't held up.
+    async fn leaves_within(&mut self, live: &mut Live, time: Duration) -> bool {
+        let until = tokio::time::sleep(time);
+        tokio::pin!(until);
+        let mut open = true;
+        loop {
+            let source = source(&self.shared, &self.name, 0);
+            tokio::select! {
+                biased;
+                () = poll_fn(|cx| live.child.poll_ended(cx)) => return true,
+                () = &mut until => return false,
+                event = live.port.event(source), if open => match event {
+                    Event::Frame(frame) => self.last_frame(live, &frame),
+                    Event::Closed | Event::Broken(_) => open = false,
+                },
+            }
+        }
+    }
+
+    /// The worker died with this call in its hands. One that certainly did not start goes to another worker.
+    fn lose(&self, port: &mut Port, request: Box<Request>, exit: Exit, ended: &Ended) -> String {
+        let started = port.started().is_none_or(|started| started == request.ticket.id);
+        let death = self.death(&request, exit, ended.clone(), Some((port, started)));
+        let message = death.to_string();
+        if started || matches!(ended, Ended::Shutdown) {
+            request.ticket.answer(Err(death), WorkerState::Stopping);
+        } else {
+            self.give_back_or(request, death);
+        }
+        message
+    }
+
+    pub(super) fn give_back(&self, request: Box<Request>) {
+        let death = self.death(&request, Exit::Unknown, Ended::Stopped, None);
+        self.give_back_or(request, death);
+    }
+
+    fn give_back_or(&self, mut request: Box<Request>, error: Error) {
+        if !request.may_be_reassigned() {
+            request.ticket.answer(Err(error), WorkerState::Stopping);
+            return;
+        }
+        request.ticket.unassign(WorkerState::Stopping);
+        self.shared.resubmit(request);
+    }
+
+    fn death(
+        &self,
+        request: &Request,
+        exit: Exit,
+        ended: Ended,
+        port: Option<(&mut Port, bool)>,
+    ) -> Error {
+        let (stderr, python_stack, started) = match port {
+            Some((port, started)) => (port.stderr_tail(), port.take_dump(), started),
+            None => (String::new(), String::new(), false),
+        };
+        Error::WorkerDied(Arc::new(WorkerDeath {
+            worker: self.name.clone(),
+            pid: self.pid,
+            handler: request.handler().to_owned(),
+            exit,
+            ended,
+            started,
+            stderr,
+            python_stack,
+        }))
+    }
+}

@@ -1,0 +1,151 @@
+//! The start of a port: from the order to the launcher until READY.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{CLOSED_GRACE, Command, Live, PortTask, REPORT, source, unexpected};
+use crate::actors::launcher::{LauncherMsg, SpawnOrder};
+use crate::actors::worker::WorkerMsg;
+use crate::error::{Exit, PythonException, StartError};
+use crate::port::{Event, Port};
+use crate::wire::{self, Frame, Kind, ProtocolError};
+
+impl PortTask {
+    pub(super) async fn start(&mut self) -> Result<Live, StartError> {
+        let system = |error: std::io::Error| StartError::System(error.to_string());
+        let (port, ends) = Port::open(self.shared.config.limits.max_frame).map_err(system)?;
+        let (reply, spawned) = oneshot::channel();
+        let order = SpawnOrder {
+            slot: self.slot,
+            epoch: self.epoch,
+            worker: self.name.clone(),
+            ends,
+            reply,
+        };
+        let name = self.name.clone();
+        let no_launcher = || StartError::Stopped { what: name.clone() };
+        self.launcher.send_message(LauncherMsg::Spawn(order)).map_err(|_| no_launcher())?;
+        let child = tokio::select! {
+            () = told_to_stop(&mut self.actor_gone, &mut self.commands) => return Err(no_launcher()),
+            spawned = spawned => spawned.map_err(|_| no_launcher())??,
+        };
+        self.pid = child.pid();
+        self.shared.board.spawned(self.slot, self.epoch, self.pid);
+        let mut live = Live { port, child, current: None };
+        let timeout = self.shared.config.limits.startup_timeout;
+        let ready = tokio::time::timeout(timeout, self.ready(&mut live)).await;
+        let error = match ready {
+            Ok(Ok(())) => return Ok(live),
+            Ok(Err(error)) => error,
+            Err(_) => StartError::Timeout {
+                what: format!("worker {} (loading its handlers)", self.name),
+                timeout,
+            },
+        };
+        live.child.kill_group();
+        let _ = live.child.exit(REPORT).await;
+        live.port.drain(self.source(0));
+        Err(error)
+    }
+
+    /// Waits until the worker has said READY.
+    async fn ready(&mut self, live: &mut Live) -> Result<(), StartError> {
+        loop {
+            let source = source(&self.shared, &self.name, 0);
+            let event = tokio::select! {
+                biased;
+                () = told_to_stop(&mut self.actor_gone, &mut self.commands) => {
+                    return Err(StartError::Stopped { what: self.name.clone() });
+                }
+                event = live.port.event(source) => event,
+                () = poll_fn(|cx| live.child.poll_ended(cx)) => Event::Closed,
+            };
+            match event {
+                Event::Frame(frame) => {
+                    if self.starting_frame(&frame)? {
+                        return Ok(());
+                    }
+                }
+                Event::Closed => return Err(self.ended_before_ready(live).await),
+                Event::Broken(error) => return Err(self.broke_protocol(&error)),
+            }
+        }
+    }
+
+    /// Whether the frame says that the worker is ready.
+    fn starting_frame(&self, frame: &Frame) -> Result<bool, StartError> {
+        match frame.kind {
+            Kind::Ready if frame.arg == wire::VERSION => Ok(true),
+            Kind::Ready => Err(self.broke_protocol(&ProtocolError::Version {
+                found: frame.arg,
+                expected: wire::VERSION,
+            })),
+            Kind::Failed => Err(match serde_json::from_slice::<PythonException>(&frame.json) {
+                Ok(exception) => StartError::Python {
+                    stage: frame.name().to_owned(),
+                    exception: Box::new(exception),
+                },
+                Err(error) => self.broke_protocol(&ProtocolError::Unexpected(error.to_string())),
+            }),
+            Kind::Log => {
+                self.log(frame);
+                Ok(false)
+            }
+            kind => Err(self.broke_protocol(&unexpected(kind, frame.id))),
+        }
+    }
+
+    async fn ended_before_ready(&self, live: &mut Live) -> StartError {
+        if tokio::time::timeout(CLOSED_GRACE, poll_fn(|cx| live.child.poll_ended(cx)))
+            .await
+            .is_err()
+        {
+            live.child.kill_group();
+        }
+        let exit = live.child.exit(REPORT).await.unwrap_or(Exit::Unknown);
+        for frame in live.port.drain(self.source(0)) {
+            if let Err(error) = self.starting_frame(&frame) {
+                return error;
+            }
+        }
+        StartError::Exited {
+            what: format!("worker {}", self.name),
+            exit,
+            stderr: live.port.stderr_tail(),
+        }
+    }
+
+    fn broke_protocol(&self, error: &ProtocolError) -> StartError {
+        StartError::Protocol { what: format!("worker {}", self.name), message: error.to_string() }
+    }
+
+    /// The worker takes calls from now on. The board first: a pool actor that starts just now reads it there.
+    pub(super) fn announce(&self) {
+        let Self { slot, epoch, ref link, .. } = *self;
+        if self.shared.board.ready(slot, epoch, link.clone()) {
+            self.shared.startup_ready();
+        }
+        self.shared.dispatcher(|dispatcher| dispatcher.up(slot, epoch, link.clone()));
+        let _ = self.worker.send_message(WorkerMsg::Ready);
+    }
+}
+
+/// Resolves when a port that is being started is not wanted any more.
+async fn told_to_stop(
+    actor_gone: &mut oneshot::Receiver<Infallible>,
+    commands: &mut mpsc::UnboundedReceiver<Command>,
+) {
+    let stop = async {
+        while let Some(command) = commands.recv().await {
+            if matches!(command, Command::Exit { .. } | Command::Kill(_)) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        _ = actor_gone => {}
+        () = stop => {}
+    }
+}

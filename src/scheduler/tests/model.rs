@@ -1,0 +1,405 @@
+//! The scheduler against a simple model, over random sequences of events.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+
+/// A request in the model's test. It cannot be copied: who has it is its only holder.
+#[derive(Debug, PartialEq, Eq)]
+struct Token {
+    id: Id,
+    deadline: Instant,
+    slot: Option<usize>,
+}
+
+/// What the scheduler should do, written to be obviously right: one list, looked through from its front.
+#[derive(Debug)]
+struct Model {
+    /// In the order in which they would run on one worker.
+    queue: Vec<(Id, Instant, Option<usize>)>,
+    workers: Vec<ModelWorker>,
+}
+
+#[derive(Debug, Default)]
+struct ModelWorker {
+    epoch: u64,
+    up: bool,
+    broken: bool,
+    running: Option<(Id, Instant)>,
+    /// The running request's end of time has been told.
+    told: bool,
+}
+
+impl ModelWorker {
+    fn vacate(&mut self) {
+        self.up = false;
+        self.running = None;
+        self.told = false;
+    }
+}
+
+impl Model {
+    fn new(slots: usize) -> Self {
+        let workers = std::iter::repeat_with(ModelWorker::default).take(slots).collect();
+        Self { queue: Vec::new(), workers }
+    }
+
+    /// The first idle worker that can run anything takes the first that it can run.
+    fn settle(&mut self) -> Option<(usize, u64, Id)> {
+        for (number, worker) in self.workers.iter_mut().enumerate() {
+            let mine = |&(_, _, slot): &(Id, Instant, Option<usize>)| {
+                slot.is_none_or(|slot| slot == number)
+            };
+            if worker.up
+                && worker.running.is_none()
+                && let Some(position) = self.queue.iter().position(mine)
+            {
+                let (id, deadline, _) = self.queue.remove(position);
+                worker.running = Some((id, deadline));
+                worker.told = false;
+                return Some((number, worker.epoch, id));
+            }
+        }
+        None
+    }
+
+    fn holder(&self, id: Id) -> Option<usize> {
+        self.workers.iter().position(|worker| worker.running.is_some_and(|(held, _)| held == id))
+    }
+
+    /// The end of time of whatever is still to be told of, first the earliest.
+    fn deadlines(&self) -> Vec<(Instant, Id)> {
+        let queued = self.queue.iter().map(|&(id, deadline, _)| (deadline, id));
+        let untold = self.workers.iter().filter(|worker| !worker.told);
+        let running =
+            untold.filter_map(|worker| worker.running.map(|(id, deadline)| (deadline, id)));
+        let mut all: Vec<_> = queued.chain(running).collect();
+        all.sort_unstable();
+        all
+    }
+
+    fn removed(&mut self, id: Id) -> Option<Removed<Id>> {
+        if let Some(position) = self.queue.iter().position(|&(queued, ..)| queued == id) {
+            self.queue.remove(position);
+            return Some(Removed::Queued(id));
+        }
+        let slot = self.holder(id)?;
+        Some(Removed::Running { slot, epoch: self.workers[slot].epoch, id })
+    }
+
+    fn expire(&mut self, now: Instant) -> Option<Removed<Id>> {
+        let (_, id) = self.deadlines().into_iter().find(|&(deadline, _)| deadline <= now)?;
+        if let Some(slot) = self.holder(id) {
+            self.workers[slot].told = true;
+        }
+        self.removed(id)
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Submit {
+        slot: Option<Index>,
+        deadline: u64,
+    },
+    /// One that a worker holds, or that was lost with a worker, comes back.
+    Resubmit(Index),
+    /// One that was lost with a worker is answered by its port.
+    Answer(Index),
+    Cancel(Index),
+    Expire {
+        now: u64,
+    },
+    Up {
+        slot: Index,
+        stale: bool,
+        running: Option<u64>,
+    },
+    Idle {
+        slot: Index,
+        stale: bool,
+        wrong: bool,
+    },
+    Down {
+        slot: Index,
+        stale: bool,
+    },
+    Broken(Index),
+    Drain,
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let index = any::<Index>;
+    let rarely = || prop::bool::weighted(0.15);
+    prop_oneof![
+        10 => (prop::option::weighted(0.4, index()), 0..100u64)
+            .prop_map(|(slot, deadline)| Step::Submit { slot, deadline }),
+        4 => index().prop_map(Step::Resubmit),
+        1 => index().prop_map(Step::Answer),
+        4 => index().prop_map(Step::Cancel),
+        2 => (0..100u64).prop_map(|now| Step::Expire { now }),
+        6 => (index(), rarely(), prop::option::weighted(0.2, 0..100u64))
+            .prop_map(|(slot, stale, running)| Step::Up { slot, stale, running }),
+        8 => (index(), rarely(), rarely())
+            .prop_map(|(slot, stale, wrong)| Step::Idle { slot, stale, wrong }),
+        3 => (index(), rarely()).prop_map(|(slot, stale)| Step::Down { slot, stale }),
+        1 => index().prop_map(Step::Broken),
+        1 => Just(Step::Drain),
+    ]
+}
+
+/// The scheduler, the model, and who has which request.
+struct Trial {
+    scheduler: Scheduler<Token>,
+    model: Model,
+    /// What each worker has.
+    hands: Vec<Option<Token>>,
+    /// What was lost with a worker, and neither came back nor was answered yet.
+    lost: Vec<Token>,
+    /// How often each request ended.
+    ended: BTreeMap<Id, usize>,
+    next_id: Id,
+    /// The most that have waited at once.
+    most: usize,
+}
+
+impl Trial {
+    fn new(slots: usize) -> Self {
+        Self {
+            scheduler: Scheduler::new(slots),
+            model: Model::new(slots),
+            hands: std::iter::repeat_with(|| None).take(slots).collect(),
+            lost: Vec::new(),
+            ended: BTreeMap::new(),
+            next_id: 1,
+            most: 0,
+        }
+    }
+
+    fn token(&mut self, deadline: u64, slot: Option<usize>) -> Token {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.ended.insert(id, 0);
+        Token { id, deadline: at(deadline), slot }
+    }
+
+    fn end(&mut self, token: &Token) {
+        *self.ended.get_mut(&token.id).unwrap() += 1;
+    }
+
+    /// The worker of the slot is gone, or has nothing any more.
+    fn lose(&mut self, slot: usize) {
+        self.lost.extend(self.hands[slot].take());
+    }
+
+    /// The scheduler has decided; the model decides the same.
+    fn assigned(&mut self, decision: Option<Assignment<Token>>) {
+        let expected = self.model.settle();
+        let found = decision.as_ref().map(|found| (found.slot, found.epoch, found.request.id));
+        assert_eq!(found, expected);
+        if let Some(Assignment { slot, request, .. }) = decision {
+            assert_eq!(self.hands[slot], None, "a worker has two");
+            assert!(request.slot.is_none_or(|wanted| wanted == slot), "on the wrong worker");
+            self.hands[slot] = Some(request);
+        }
+    }
+
+    fn removed(&mut self, found: Option<Removed<Token>>, expected: Option<Removed<Id>>) -> bool {
+        let plain = found.as_ref().map(|found| match *found {
+            Removed::Queued(ref token) => Removed::Queued(token.id),
+            Removed::Running { slot, epoch, id } => Removed::Running { slot, epoch, id },
+        });
+        assert_eq!(plain, expected);
+        if let Some(Removed::Queued(token)) = &found {
+            self.end(token);
+        }
+        found.is_some()
+    }
+
+    fn returned(&mut self, found: &[Token], expected: impl Fn(Option<usize>) -> bool) {
+        let ids: Vec<_> = found.iter().map(|token| token.id).collect();
+        let (gone, kept) = std::mem::take(&mut self.model.queue)
+            .into_iter()
+            .partition(|queued| expected(queued.2));
+        self.model.queue = kept;
+        let gone: Vec<_> = gone.into_iter().map(|(id, ..)| id).collect();
+        assert_eq!(ids, gone);
+        for token in found {
+            self.end(token);
+        }
+    }
+
+    fn resubmit(&mut self, token: Token) {
+        let Token { id, deadline, slot } = token;
+        self.model.queue.insert(0, (id, deadline, slot));
+        let decision = self.scheduler.resubmit(id, deadline, slot, token);
+        self.assigned(decision);
+    }
+
+    fn step(&mut self, step: &Step) {
+        let slots = self.hands.len();
+        match *step {
+            Step::Submit { slot, deadline } => {
+                let token = self.token(deadline, slot.map(|slot| slot.index(slots)));
+                let Token { id, deadline, slot } = token;
+                self.model.queue.push((id, deadline, slot));
+                let decision = self.scheduler.submit(id, deadline, slot, token);
+                self.assigned(decision);
+            }
+            Step::Resubmit(which) => {
+                let which = which.index(slots + self.lost.len().max(1));
+                if let Some(slot) = Some(which).filter(|&slot| slot < slots) {
+                    if let Some(token) = self.hands[slot].take() {
+                        self.model.workers[slot].vacate();
+                        self.resubmit(token);
+                    }
+                } else if !self.lost.is_empty() {
+                    let token = self.lost.swap_remove(which - slots);
+                    self.resubmit(token);
+                }
+            }
+            Step::Answer(which) => {
+                if !self.lost.is_empty() {
+                    let token = self.lost.swap_remove(which.index(self.lost.len()));
+                    self.end(&token);
+                }
+            }
+            Step::Cancel(which) => {
+                // Sometimes one that never was.
+                let id = which.index(self.next_id as usize + 1) as Id;
+                let found = self.scheduler.cancel(id);
+                let expected = self.model.removed(id);
+                self.removed(found, expected);
+            }
+            Step::Expire { now } => loop {
+                let found = self.scheduler.expire(at(now));
+                let expected = self.model.expire(at(now));
+                if !self.removed(found, expected) {
+                    break;
+                }
+            },
+            Step::Up { slot, stale, running } => {
+                let slot = slot.index(slots);
+                let epoch = self.model.workers[slot].epoch;
+                if stale {
+                    let told = self.scheduler.up(slot, epoch.min(1), None);
+                    assert_eq!(told, None, "news of an earlier incarnation");
+                    return;
+                }
+                self.lose(slot);
+                let adopted = running.map(|deadline| self.token(deadline, None));
+                let running = adopted.as_ref().map(|token| (token.id, token.deadline));
+                self.hands[slot] = adopted;
+                let worker = &mut self.model.workers[slot];
+                *worker =
+                    ModelWorker { epoch: epoch + 1, up: true, running, ..ModelWorker::default() };
+                let decision = self.scheduler.up(slot, epoch + 1, running);
+                self.assigned(decision);
+            }
+            Step::Idle { slot, stale, wrong } => {
+                let slot = slot.index(slots);
+                let worker = &mut self.model.workers[slot];
+                let held = worker.running.map_or(0, |(id, _)| id);
+                let epoch = if stale { worker.epoch.wrapping_sub(1) } else { worker.epoch };
+                let id = if wrong { held + 1 } else { held };
+                if !stale && !wrong && worker.running.take().is_some() {
+                    worker.told = false;
+                    let token = self.hands[slot].take().unwrap();
+                    self.end(&token);
+                }
+                let decision = self.scheduler.idle(slot, epoch, id);
+                self.assigned(decision);
+            }
+            Step::Down { slot, stale } => {
+                let slot = slot.index(slots);
+                let epoch = self.model.workers[slot].epoch;
+                if stale {
+                    self.scheduler.down(slot, epoch.wrapping_sub(1));
+                } else {
+                    self.scheduler.down(slot, epoch);
+                    self.model.workers[slot].vacate();
+                    self.lose(slot);
+                }
+            }
+            Step::Broken(slot) => {
+                let slot = slot.index(slots);
+                let found = self.scheduler.broken(slot);
+                self.model.workers[slot].vacate();
+                self.model.workers[slot].broken = true;
+                self.lose(slot);
+                let all = self.model.workers.iter().all(|worker| worker.broken);
+                self.returned(&found, |wanted| all || wanted == Some(slot));
+            }
+            Step::Drain => {
+                let found = self.scheduler.drain();
+                self.returned(&found, |_| true);
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        let Self { scheduler, model, .. } = self;
+        // The invariant of the module's head.
+        assert_eq!(model.settle(), None, "an idle worker could run what is queued");
+        for (slot, worker) in model.workers.iter().enumerate() {
+            let idle = worker.up && worker.running.is_none();
+            assert_eq!(scheduler.idle.contains(&slot), idle, "slot {slot}");
+            assert_eq!(scheduler.is_broken(slot), worker.broken, "slot {slot}");
+        }
+        let mut busy = scheduler.busy();
+        busy.sort_unstable();
+        let held: Vec<_> = (0..model.workers.len())
+            .filter_map(|slot| model.workers[slot].running.map(|(id, _)| (slot, id)))
+            .collect();
+        assert_eq!(busy, held);
+        let hands: Vec<_> = (0..self.hands.len())
+            .filter_map(|slot| self.hands[slot].as_ref().map(|token| (slot, token.id)))
+            .collect();
+        assert_eq!(busy, hands);
+        assert_eq!(scheduler.next_deadline(), model.deadlines().first().map(|&(when, _)| when));
+        assert_eq!(scheduler.is_drained(), model.queue.is_empty() && held.is_empty());
+        assert_eq!(scheduler.all_broken(), model.workers.iter().all(|worker| worker.broken));
+        assert_eq!(scheduler.deadlines.len(), model.deadlines().len());
+        self.most = self.most.max(scheduler.queued.len());
+        assert_bounded(scheduler, self.most);
+    }
+
+    /// Lets everything end, and sees that it ended once.
+    fn finish(mut self) {
+        for slot in 0..self.hands.len() {
+            self.model.workers[slot].vacate();
+            self.scheduler.down(slot, self.model.workers[slot].epoch);
+            self.lose(slot);
+        }
+        let found = self.scheduler.drain();
+        self.returned(&found, |_| true);
+        self.check();
+        assert!(self.scheduler.is_drained());
+        for token in std::mem::take(&mut self.lost) {
+            self.end(&token);
+        }
+        for (id, times) in self.ended {
+            assert_eq!(times, 1, "request {id}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn it_decides_as_the_model_does(
+        slots in 1..5usize,
+        steps in prop::collection::vec(steps(), 0..150),
+    ) {
+        let mut trial = Trial::new(slots);
+        for step in &steps {
+            trial.step(step);
+            trial.check();
+        }
+        trial.finish();
+    }
+}
