@@ -10,7 +10,6 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -45,28 +44,9 @@ pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pair)
 }
 
-/// Reads from a stream socket into what room `buffer` has; 0 at the end.
-#[allow(unsafe_code)]
-pub(crate) fn receive(socket: &OwnedFd, buffer: &mut BytesMut) -> io::Result<usize> {
-    let room = buffer.capacity() - buffer.len();
-    let start = buffer.spare_capacity_mut().as_mut_ptr();
-    // SAFETY: `start` is good for writes of `room` bytes, and of what the kernel has written `set_len` is told.
-    unsafe {
-        let count = libc::recv(socket.as_raw_fd(), start.cast(), room, libc::MSG_DONTWAIT);
-        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-        buffer.set_len(buffer.len() + count);
-        Ok(count)
-    }
-}
-
-/// Writes what a stream socket takes. Never raises SIGPIPE.
-pub(crate) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
-}
-
-/// Ends a stream both ways.
-pub(crate) fn shut_down(socket: impl AsFd) -> io::Result<()> {
-    Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Both)?)
+/// Ends the stream that the other end of a socket reads.
+pub(crate) fn end_writing(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Write)?)
 }
 
 /// A duplex message channel for the launcher; both ends close on exec.

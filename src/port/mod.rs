@@ -6,19 +6,21 @@
 mod answer;
 pub(crate) mod output;
 pub(crate) mod process;
-mod socket;
 pub(crate) mod task;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::task::{Context, Poll, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use tokio::net::UnixStream;
+use tokio_util::io::poll_read_buf;
 
 use crate::sys::{self, StatusPage};
 use crate::wire::{Decoder, Direction, Frame, Kind, ProtocolError};
 use output::{Lines, Source, Stream};
-use socket::Socket;
 pub(crate) use task::Command;
 
 /// The worker's ends of a port's descriptors, in the order in which the launcher expects them.
@@ -55,8 +57,9 @@ pub(crate) enum Event {
 /// The host's end of a port. Every method may be cancelled at any await: what was read or half-written stays here.
 #[derive(Debug)]
 pub(crate) struct Port {
-    socket: Socket,
+    socket: UnixStream,
     decoder: Decoder,
+    outgoing: VecDeque<Bytes>,
     stdout: Lines,
     stderr: Lines,
     dump: tokio::net::unix::pipe::Receiver,
@@ -74,8 +77,9 @@ impl Port {
         let page = StatusPage::new()?;
         let status = { page.as_fd().try_clone_to_owned()? };
         let port = Self {
-            socket: Socket::new(ours)?,
+            socket: UnixStream::from_std(ours.into())?,
             decoder: Decoder::new(Direction::ToRust, max_frame),
+            outgoing: VecDeque::new(),
             stdout: Lines::new(Stream::Stdout, our_stdout)?,
             stderr: Lines::new(Stream::Stderr, our_stderr)?,
             dump: tokio::net::unix::pipe::Receiver::from_owned_fd(our_dump)?,
@@ -86,7 +90,8 @@ impl Port {
 
     /// Puts a frame on its way. What the socket takes is gone at once; the rest follows as [`Port::event`] is polled.
     pub(crate) fn send(&mut self, frame: Bytes) {
-        self.socket.send(frame);
+        self.outgoing.push_back(frame);
+        self.write();
     }
 
     /// The next event. Output is passed on meanwhile; what a request wrote, before the answer that followed it: the
@@ -98,7 +103,13 @@ impl Port {
     fn poll_event(&mut self, cx: &mut Context<'_>, source: Source<'_>) -> Poll<Event> {
         self.stdout.poll(cx, source);
         self.stderr.poll(cx, source);
-        self.socket.poll_write(cx);
+        while !self.outgoing.is_empty() {
+            // An error shows when reading, with whatever the worker still had to say before it.
+            if self.socket.poll_write_ready(cx).is_pending() {
+                break;
+            }
+            self.write();
+        }
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => {
@@ -111,7 +122,8 @@ impl Port {
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Event::Broken(error)),
             }
-            match ready!(self.socket.poll_read(cx, self.decoder.buffer())) {
+            let read = poll_read_buf(Pin::new(&mut self.socket), cx, self.decoder.buffer());
+            match std::task::ready!(read) {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => return Poll::Ready(self.at_end()),
             }
@@ -125,6 +137,28 @@ impl Port {
         }
     }
 
+    /// Writes what the socket takes.
+    fn write(&mut self) {
+        while let Some(frame) = self.outgoing.front_mut() {
+            match self.socket.try_write(frame) {
+                Ok(count) => {
+                    frame.advance(count);
+                    if frame.is_empty() {
+                        self.outgoing.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Half a frame may be gone, so nothing can follow it. The worker ends at the end of its stream.
+                    tracing::debug!(%error, "cannot write to a port");
+                    self.outgoing.clear();
+                    let _ = sys::end_writing(&self.socket);
+                }
+            }
+        }
+    }
+
     /// After the end of the process: the frames that it had still written, and all its output.
     pub(crate) fn drain(&mut self, source: Source<'_>) -> Vec<Frame> {
         self.stdout.drain(source);
@@ -133,7 +167,7 @@ impl Port {
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => frames.push(frame),
-                Ok(None) => match self.socket.try_read(self.decoder.buffer()) {
+                Ok(None) => match self.socket.try_read_buf(self.decoder.buffer()) {
                     Ok(1..) => {}
                     Ok(0) | Err(_) => return frames,
                 },
