@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -134,16 +133,17 @@ struct Launcher {
 }
 
 impl Launcher {
+    /// Starts it in a session of its own, as Snakepen does: where the kernel groups processes by session
+    /// (`kernel.sched_autogroup_enabled`), it matters for speed whether host and workers share one.
     fn start(python: &Path, package: &Path, handlers: &str) -> io::Result<Self> {
         let (control, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let child = Command::new(python)
-            .args(["-I", "-S", "-c", BOOTSTRAP])
+            .args(["-I", "-S", "-c"])
+            .arg(format!("import os\nos.setsid()\n{BOOTSTRAP}"))
             .arg(package)
             .arg("launcher")
             .stdin(Stdio::from(theirs))
-            // It kills its own group at its end.
-            .process_group(0)
             .spawn()?;
         let mut launcher = Self { control, child };
         let config = json!({
