@@ -90,7 +90,7 @@ pub enum Error {
     },
 
     /// The workers know no handler of this name.
-    #[error("run: no handler `{name}`; there are: {}", known.join(", "))]
+    #[error("run: no handler `{name}`; {}", known_handlers(known))]
     UnknownHandler {
         /// The name that was called.
         name: String,
@@ -108,7 +108,9 @@ pub enum Error {
     },
 
     /// The handler's result cannot be written as JSON. The worker lives.
-    #[error("run: result of `{handler}` at {path} is a {type_name}: {message}")]
+    #[error(
+        "run: result of `{handler}` can't become JSON, for the {type_name} at {path}: {message}"
+    )]
     BadResult {
         /// The handler that returned it.
         handler: String,
@@ -131,8 +133,8 @@ pub enum Error {
 
     /// The call's time ran out.
     #[error(
-        "timeout {stage} after {elapsed:?}: `{handler}` had {timeout:?}{}",
-        match stage { Stage::Queue => "; all workers were busy", Stage::Run => "; its worker is replaced" }
+        "timeout {stage} after {elapsed:.1?}: `{handler}` had {timeout:?}{}",
+        match stage { Stage::Queue => "; no worker was free", Stage::Run => "; its worker is replaced" }
     )]
     Timeout {
         /// The handler that was called.
@@ -164,10 +166,12 @@ pub enum Error {
     },
 
     /// There is no worker of this slot or name.
-    #[error("no worker `{name}`")]
+    #[error("no worker `{name}`{}", slots(*workers))]
     NoSuchWorker {
         /// What was asked for.
         name: String,
+        /// How many workers the pool has, where it was asked for a slot.
+        workers: Option<usize>,
     },
 }
 
@@ -384,9 +388,9 @@ pub enum StartError {
     System(String),
 
     /// User code failed while it was loaded.
-    #[error("{stage} failed with {exception}\n{}", exception.traceback.trim_end())]
+    #[error("{stage} failed with {}", with_traceback(exception))]
     Python {
-        /// What was being loaded: `handlers`, `expose`, `preload` or `site`.
+        /// What was being loaded: `handlers`, `expose of …`, `preload of …` or `site`.
         stage: String,
         /// The exception, with traceback and causes.
         exception: Box<PythonException>,
@@ -427,6 +431,25 @@ pub enum StartError {
         /// The launcher, or the worker's name.
         what: String,
     },
+}
+
+fn known_handlers(known: &[String]) -> String {
+    if known.is_empty() {
+        "there are none: decorate functions with `@snakepen.handler`, or name them with `expose`"
+            .to_owned()
+    } else {
+        format!("there are: {}", known.join(", "))
+    }
+}
+
+fn slots(workers: Option<usize>) -> String {
+    workers.map(|count| format!(": the slots are 0 to {}", count - 1)).unwrap_or_default()
+}
+
+/// The exception, and below it the traceback if that says more.
+fn with_traceback(exception: &PythonException) -> String {
+    let (first, traceback) = (exception.to_string(), exception.traceback.trim_end());
+    if traceback.is_empty() || traceback == first { first } else { format!("{first}\n{traceback}") }
 }
 
 fn stderr_lines(stderr: &str) -> String {

@@ -80,6 +80,7 @@ impl Pool {
         if let Some(name) = config.actor_names().find(|name| registry::where_is(name).is_some()) {
             return Err(Error::NameTaken { name });
         }
+        check_runtime().await?;
         let shared = Arc::new(Shared::new(config));
         let name = shared.config.actor_name("root");
         let (root, _) = match Actor::spawn(Some(name), Root, Arc::clone(&shared)).await {
@@ -127,7 +128,8 @@ impl Pool {
     ///
     /// `args` is anything that serializes: a tuple or an array becomes the positional arguments, a struct or a
     /// map the keyword arguments, `()` none, and anything else the one positional argument. The result is decoded
-    /// into whatever type the caller asks for. Nothing happens before the call is awaited.
+    /// into whatever type the caller asks for (`serde::de::IgnoredAny` where it doesn't matter: `()` stands for Python's
+    /// `None` alone). Nothing happens before the call is awaited.
     ///
     /// # Errors
     ///
@@ -144,7 +146,8 @@ impl Pool {
     pub fn worker(&self, slot: usize) -> Result<WorkerHandle, Error> {
         let config = &self.anchor.shared.config;
         if slot >= config.workers {
-            return Err(Error::NoSuchWorker { name: config.worker_name(slot) });
+            let name = config.worker_name(slot);
+            return Err(Error::NoSuchWorker { name, workers: Some(config.workers) });
         }
         Ok(WorkerHandle::new(Arc::clone(&self.anchor), slot))
     }
@@ -192,6 +195,25 @@ impl Pool {
     }
 }
 
+/// Without its I/O and time drivers a tokio runtime panics in the first task that needs them.
+async fn check_runtime() -> Result<(), Error> {
+    let reject =
+        |message: &str| Err(Error::Config { option: "start", message: message.to_owned() });
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return reject("there is no tokio runtime here: await it inside of one");
+    };
+    let needs = async {
+        tokio::time::sleep(Duration::ZERO).await;
+        drop(tokio::net::UnixDatagram::unbound());
+    };
+    match runtime.spawn(needs).await {
+        Err(error) if error.is_panic() => {
+            reject("the tokio runtime has no I/O or no time driver: build it with `enable_all()`")
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A handle of one worker of a pool: its calls run on that very worker, after one another.
 ///
 /// The handle means the slot: after a restart it reaches the worker's replacement.
@@ -220,7 +242,7 @@ impl WorkerHandle {
             let found = ActorRef::<WorkerMsg>::from(cell).call(WorkerMsg::Handle, None).await;
             found.ok()?.success_or(()).ok()?
         };
-        lookup.await.ok_or_else(|| Error::NoSuchWorker { name: name.to_owned() })
+        lookup.await.ok_or_else(|| Error::NoSuchWorker { name: name.to_owned(), workers: None })
     }
 
     /// The worker's slot.

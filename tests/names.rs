@@ -155,7 +155,7 @@ async fn handles_are_found_by_name() {
         [format!("{name}/worker/2"), name.clone(), format!("{name}/launcher"), "nobody".into()]
     {
         let error = WorkerHandle::find(&wrong).await.unwrap_err();
-        assert!(matches!(&error, Error::NoSuchWorker { name } if *name == wrong), "{error:?}");
+        assert!(matches!(&error, Error::NoSuchWorker { name, .. } if *name == wrong), "{error:?}");
     }
     drop(found);
     finish(pool).await;
@@ -167,7 +167,7 @@ async fn there_is_no_worker_beyond_the_last_slot() {
     let pool = pool("basic.py").workers(2).start().await.unwrap();
     let error = pool.worker(2).unwrap_err();
     let wanted = format!("{}/worker/2", pool.name());
-    assert!(matches!(&error, Error::NoSuchWorker { name } if *name == wanted), "{error:?}");
+    assert!(matches!(&error, Error::NoSuchWorker { name, .. } if *name == wanted), "{error:?}");
     assert!(!error.may_have_run() && !error.is_retryable());
     finish(pool).await;
 }

@@ -157,14 +157,25 @@ async fn a_missing_handler_module_is_named() {
 
 #[tokio::test]
 async fn exposing_what_is_not_there_is_an_error() {
-    let missing = exception(pool("basic.py").expose("a", "math:no_such_function"), "expose").await;
+    let missing = exception(
+        pool("basic.py").expose("a", "math:no_such_function"),
+        "expose of `math:no_such_function` as `a`",
+    )
+    .await;
     assert_eq!(missing.type_name, "AttributeError");
     assert!(missing.message.contains("no_such_function"));
-    let missing = exception(pool("basic.py").expose("a", "no_such_module:a"), "expose").await;
+    let missing = exception(
+        pool("basic.py").expose("a", "no_such_module:a"),
+        "expose of `no_such_module:a` as `a`",
+    )
+    .await;
     assert_eq!(missing.type_name, "ModuleNotFoundError");
-    let value = exception(pool("basic.py").expose("a", "math:pi"), "expose").await;
+    let value =
+        exception(pool("basic.py").expose("a", "math:pi"), "expose of `math:pi` as `a`").await;
     assert_eq!(value.type_name, "TypeError");
-    let taken = exception(pool("basic.py").expose("add", "math:sqrt"), "expose").await;
+    let taken =
+        exception(pool("basic.py").expose("add", "math:sqrt"), "expose of `math:sqrt` as `add`")
+            .await;
     assert!(taken.message.contains("add"), "{}", taken.message);
 }
 
@@ -294,4 +305,12 @@ async fn the_name_is_free_after_a_failed_start() {
         assert_eq!(pool.call::<i64>("one", ()).await.unwrap(), 1);
         finish(pool).await;
     }
+}
+
+#[test]
+fn a_runtime_without_drivers_is_an_option_error() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let error = runtime.block_on(pool("basic.py").start()).expect_err("nothing could run on it");
+    assert!(matches!(&error, Error::Config { option: "start", .. }), "{error:?}");
+    assert!(error.to_string().contains("`enable_all()`"), "{error}");
 }

@@ -142,7 +142,7 @@ class _Walk:
         if len(path) > _MAX_PATH:
             path = f"{path[: _MAX_PATH // 2]}...{path[-_MAX_PATH // 2 :]}"
         path = path.encode("utf-8", "backslashreplace").decode()
-        return Unserialisable(name or type(value).__name__, path, f"at {path}: {message}")
+        return Unserialisable(name or type(value).__name__, path, message)
 
 
 def _step(key: Any) -> str:

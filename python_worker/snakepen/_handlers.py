@@ -111,15 +111,14 @@ def load_file(path: str) -> None:
         raise
 
 
-def expose(names: dict[str, str]) -> None:
-    """Adds functions that the Rust side names: `{"sqrt": "math:sqrt"}`."""
-    for name, target in names.items():
-        module, colon, path = target.partition(":")
-        if not (module and colon and path):
-            raise ValueError(f'{name!r} is exposed as {target!r}, which isn\'t of the form "module:attribute.path"')
-        function: Any = import_module(module)
-        for attribute in path.split("."):
-            function = getattr(function, attribute)
-        if not callable(function):
-            raise TypeError(f"{target!r}, exposed as {name!r}, is {type(function).__name__}, which can't be called")
-        register(name, function)
+def expose(name: str, target: str) -> None:
+    """Adds a function that the Rust side names: `expose("sqrt", "math:sqrt")`."""
+    module, colon, path = target.partition(":")
+    if not (module and colon and path):
+        raise ValueError(f'{name!r} is exposed as {target!r}, which isn\'t of the form "module:attribute.path"')
+    function: Any = import_module(module)
+    for attribute in path.split("."):
+        function = getattr(function, attribute)
+    if not callable(function):
+        raise TypeError(f"{target!r}, exposed as {name!r}, is {type(function).__name__}, which can't be called")
+    register(name, function)

@@ -72,8 +72,9 @@ def _load(birth: Birth) -> None:
     stage = "handlers"
     try:
         _handlers.load(birth.config.handlers)
-        stage = "expose"
-        _handlers.expose(birth.config.expose)
+        for name, target in birth.config.expose.items():
+            stage = f"expose of `{target}` as `{name}`"
+            _handlers.expose(name, target)
     except BaseException as error:
         raise _startup.StartupError(stage, None, error) from error
 
@@ -88,7 +89,8 @@ def _ready() -> bytes:
 
 
 def _fail(connection: Connection, failure: _startup.StartupError) -> NoReturn:
-    stage = failure.stage.encode()
+    module = f" of `{failure.module}`" if failure.module else ""
+    stage = f"{failure.stage}{module}".encode("utf-8", "replace")
     text = _errors.encode_within(_errors.describe(failure.error), connection.max_frame - len(stage))
     connection.send(_wire.FAILED, 0, 0, stage, text)
     _startup.flush_output()

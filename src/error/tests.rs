@@ -66,7 +66,7 @@ fn table() -> Vec<(Error, bool, bool)> {
         (Error::WorkerDied(Arc::new(death(false))), false, true),
         (Error::Restarted { pool: text("demo") }, false, true),
         (Error::Closed { pool: text("demo") }, false, false),
-        (Error::NoSuchWorker { name: text("demo/worker/9") }, false, false),
+        (Error::NoSuchWorker { name: text("demo/worker/9"), workers: Some(8) }, false, false),
     ];
     // A new variant does not compile here: give it its line above.
     let number = |error: &Error| match error {
@@ -116,7 +116,7 @@ fn each_says_where_it_failed_and_what_it_was_about() {
         &["run", "`add`", "ValueError: no"],
         &["run", "`add`", "$.a[3]", "set", "return a list"],
         &["decode", "`add`", "line 1 column 2"],
-        &["timeout in the queue", "1.5s", "`add`", "had 1s", "workers were busy"],
+        &["timeout in the queue", "1.5s", "`add`", "had 1s", "no worker was free"],
         &["timeout while running", "1.5s", "`add`", "had 1s", "replaced"],
         &["run", "demo/worker/3", "pid 42", "SIGSEGV", "while running `add`"],
         &["run", "demo/worker/3", "pid 42", "SIGSEGV", "before it had started `add`"],

@@ -149,7 +149,7 @@ fn push_name(path: &mut String, name: &[u8]) {
 #[inline(never)]
 fn non_finite<E: serde::ser::Error>(value: f64) -> E {
     // `Display` of a float says "NaN", "inf" or "-inf".
-    E::custom(format_args!("{value} is not a JSON number"))
+    E::custom(format_args!("{value} is not a JSON number (send null or a string instead)"))
 }
 
 /// A serializer, or one of its compound serializers, that refuses non-finite floats and leaves all else to the

@@ -273,9 +273,9 @@ fn struct_names_reach_serde_json() {
 
 #[test]
 fn non_finite_floats_are_refused_in_every_shape() {
-    const NAN: &str = "NaN is not a JSON number";
-    const INF: &str = "inf is not a JSON number";
-    const NEG: &str = "-inf is not a JSON number";
+    const NAN: &str = "NaN is not a JSON number (send null or a string instead)";
+    const INF: &str = "inf is not a JSON number (send null or a string instead)";
+    const NEG: &str = "-inf is not a JSON number (send null or a string instead)";
     shapes(&f64::NAN, |path, shape| shape.refused(path, NAN));
     shapes(&f64::INFINITY, |path, shape| shape.refused(path, INF));
     shapes(&f64::NEG_INFINITY, |path, shape| shape.refused(path, NEG));
@@ -287,7 +287,7 @@ fn non_finite_floats_are_refused_in_every_shape() {
 
 #[test]
 fn error_paths() {
-    const NAN: &str = "NaN is not a JSON number";
+    const NAN: &str = "NaN is not a JSON number (send null or a string instead)";
     const KEY: &str = "key must be a string";
     let nan = f64::NAN;
 
@@ -307,7 +307,11 @@ fn error_paths() {
     refused(&map("a\"]\n\\", [nan]), r#"$["a\"]\n\\"][0]"#, NAN);
     refused(&KeyThenValue(vec![(7, [nan])]), r#"$["7"][0]"#, NAN);
     // Only the first fault is told.
-    refused(&(0.0, f32::NEG_INFINITY, nan), "$[1]", "-inf is not a JSON number");
+    refused(
+        &(0.0, f32::NEG_INFINITY, nan),
+        "$[1]",
+        "-inf is not a JSON number (send null or a string instead)",
+    );
 
     // What serde_json refuses: the path is that of the map.
     let bad_keys = KeyThenValue(vec![([0], 0)]);
@@ -331,7 +335,10 @@ fn error_paths() {
 #[test]
 fn error_reads_well() {
     let error = encode(&fields([f64::INFINITY])).expect_err("should be refused");
-    assert_eq!(error.to_string(), "inf is not a JSON number at $.b[0]");
+    assert_eq!(
+        error.to_string(),
+        "inf is not a JSON number (send null or a string instead) at $.b[0]"
+    );
     let _: &(dyn std::error::Error + Send + Sync) = &error;
 }
 
@@ -347,7 +354,7 @@ fn a_value_is_asked_once() {
     }
 
     let counts = Counts(Cell::new(0));
-    refused(&[&counts], "$[0]", "NaN is not a JSON number");
+    refused(&[&counts], "$[0]", "NaN is not a JSON number (send null or a string instead)");
     assert_eq!(counts.0.get(), 1);
 }
 
