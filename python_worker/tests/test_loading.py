@@ -91,13 +91,13 @@ def test_a_name_that_is_taken(launcher: Launcher, tmp_path: Path) -> None:
 )
 def test_what_cant_be_exposed(launcher: Launcher, target: str, kind: str, says: str) -> None:
     stage, error = fails(launcher, expose={"f": target})
-    assert (stage, error["type"]) == ("expose", kind)
+    assert (stage, error["type"]) == (f"expose of `{target}` as `f`", kind)
     assert says in error["message"]
 
 
 def test_a_name_given_twice(launcher: Launcher, handlers: Handlers) -> None:
     stage, error = fails(launcher, handlers=handlers("@handler\ndef sqrt(): pass"), expose={"sqrt": "math:sqrt"})
-    assert stage == "expose"
+    assert stage == "expose of `math:sqrt` as `sqrt`"
     assert "user_handlers.sqrt" in error["message"] and "math.sqrt" in error["message"]
 
 

@@ -125,7 +125,7 @@ def test_a_fresh_worker_whose_preload_fails(launcher: Launcher, tmp_path: Path) 
     assert launcher.configure(paths=[str(tmp_path)], preload=["broken"], fresh=True)["op"] == "ready"
     port = launcher.spawn()
     frame = port.receive()
-    assert (frame.name, "ZeroDivisionError" in str(frame.json)) == ("preload", True)
+    assert (frame.name, "ZeroDivisionError" in str(frame.json)) == ("preload of `broken`", True)
     assert launcher.hear()["code"] == 1
 
 
