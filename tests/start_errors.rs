@@ -259,7 +259,7 @@ async fn a_preloaded_module_that_fails_is_named() {
     assert_eq!(raised.type_name, "ZeroDivisionError");
     assert!(raised.traceback.contains("falls_over.py\", line 3"), "{}", raised.traceback);
     let fresh = failing().preload(["falls_over"]).fresh_interpreter(true);
-    let raised = exception(fresh, "preload").await;
+    let raised = exception(fresh, "preload of `falls_over`").await;
     assert!(raised.traceback.contains("falls_over.py\", line 3"), "{}", raised.traceback);
     assert!(!raised.traceback.contains("snakepen/_"), "{}", raised.traceback);
 }
