@@ -73,7 +73,10 @@ struct Inner {
 #[derive(Debug)]
 struct Slot {
     state: WorkerState,
+    /// The incarnation that serves, or will be the first to.
     epoch: u64,
+    /// The last one that was started, beside it perhaps.
+    last_epoch: u64,
     pid: Option<i32>,
     served: u64,
     ready: Option<Instant>,
@@ -88,6 +91,7 @@ impl Board {
         let slot = || Slot {
             state: WorkerState::Down,
             epoch: 0,
+            last_epoch: 0,
             pid: None,
             served: 0,
             ready: None,
@@ -177,6 +181,11 @@ impl Board {
         self.tell_drained(&inner);
     }
 
+    /// A worker has answered for a call that was cancelled: it is free.
+    pub(crate) fn freed(&self, held: Held) {
+        self.lock().release(held, WorkerState::Idle);
+    }
+
     fn tell_drained(&self, inner: &Inner) {
         if inner.is_drained() {
             self.last_ended.notify_waiters();
@@ -188,10 +197,11 @@ impl Board {
     /// A new incarnation is being started; returns its epoch.
     pub(crate) fn starting(&self, slot: usize) -> u64 {
         let mut inner = self.lock();
-        let restart = inner.slots[slot].epoch > 0;
+        let restart = inner.slots[slot].last_epoch > 0;
         inner.restarts += u64::from(restart);
         let slot = &mut inner.slots[slot];
-        slot.epoch += 1;
+        slot.last_epoch += 1;
+        slot.epoch = slot.last_epoch;
         slot.state = WorkerState::Starting;
         slot.pid = None;
         slot.served = 0;
@@ -201,19 +211,43 @@ impl Board {
         slot.epoch
     }
 
+    /// The epoch of an incarnation that is started beside the one that serves; it counts once it takes over.
+    pub(crate) fn next_epoch(&self, slot: usize) -> u64 {
+        let slot = &mut self.lock().slots[slot];
+        slot.last_epoch += 1;
+        slot.last_epoch
+    }
+
+    /// The incarnation that serves, or will be the first to.
+    pub(crate) fn epoch(&self, slot: usize) -> u64 {
+        self.lock().slots[slot].epoch
+    }
+
     pub(crate) fn spawned(&self, slot: usize, epoch: u64, pid: i32) {
         self.with(slot, epoch, |slot| slot.pid = Some(pid));
     }
 
-    /// The worker takes calls from now on. Returns whether now all slots are ready.
-    pub(crate) fn ready(&self, slot: usize, epoch: u64, link: Link) -> bool {
-        self.with(slot, epoch, |slot| {
-            slot.state = WorkerState::Idle;
-            slot.ready = Some(Instant::now());
-            slot.link = Some(link);
-            slot.broken = None;
-        });
-        self.lock().slots.iter().all(|slot| slot.link.is_some())
+    /// This incarnation takes calls from now on, in the place of an earlier one perhaps. Returns whether now all slots
+    /// are ready.
+    pub(crate) fn ready(&self, slot: usize, epoch: u64, pid: i32, link: Link) -> bool {
+        let mut inner = self.lock();
+        let held = &mut inner.slots[slot];
+        if epoch < held.epoch {
+            return false;
+        }
+        let replaces = epoch > held.epoch;
+        held.epoch = epoch;
+        held.state = WorkerState::Idle;
+        held.pid = Some(pid);
+        held.ready = Some(Instant::now());
+        held.link = Some(link);
+        held.broken = None;
+        if replaces {
+            held.served = 0;
+            held.running = None;
+        }
+        inner.restarts += u64::from(replaces);
+        inner.slots.iter().all(|slot| slot.link.is_some())
     }
 
     pub(crate) fn is_busy(&self, slot: usize) -> bool {
@@ -223,6 +257,9 @@ impl Board {
     /// The worker takes no more calls.
     pub(crate) fn stopping(&self, slot: usize, epoch: u64) {
         self.with(slot, epoch, |slot| {
+            if slot.state == WorkerState::Cancelling {
+                slot.running = None;
+            }
             if slot.state != WorkerState::Busy {
                 slot.state = WorkerState::Stopping;
             }
@@ -381,7 +418,10 @@ impl Inner {
             return;
         }
         if slot.running.is_some_and(|(running, _)| running == held.id) {
-            slot.running = None;
+            // One that is being cancelled is not free yet, whoever takes over the queue.
+            if after != WorkerState::Cancelling || slot.link.is_none() {
+                slot.running = None;
+            }
             // A slot that is going down already stays on its way.
             slot.state = match (slot.link.is_some(), slot.pid.is_some()) {
                 (true, _) => after,
@@ -409,6 +449,7 @@ impl Inner {
             Error::UnknownHandler { .. } => &mut failed.unknown_handler,
             Error::Timeout { stage: Stage::Queue, .. } => &mut failed.timeout_queued,
             Error::Timeout { stage: Stage::Run, .. } => &mut failed.timeout_running,
+            Error::Cancelled { .. } => &mut failed.cancelled,
             Error::WorkerDied(_) => &mut failed.worker_died,
             Error::Start(_) => &mut failed.start,
             Error::Closed { .. } => &mut failed.closed,

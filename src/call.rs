@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::pool::Anchor;
 use crate::port::Command;
-use crate::request::{Request, Ticket, handler_of};
+use crate::request::{Answer, Request, Ticket, Why, handler_of};
 use crate::shared::{PoolCell, Shared};
 use crate::stats::WorkerState;
 use crate::sys;
@@ -31,7 +33,21 @@ pub struct Call<R> {
     slot: Option<usize>,
     frame: Result<FrameBuilder, Error>,
     timeout: Duration,
+    cancel: Option<CancellationToken>,
     result: PhantomData<fn() -> R>,
+}
+
+/// Cancels the call that it was taken from: see [`Call::cancel_handle`].
+#[derive(Clone, Debug)]
+pub struct CancelHandle(CancellationToken);
+
+impl CancelHandle {
+    /// Cancels the call. Its caller gets [`Error::Cancelled`] at once; a handler that is running has the pool's
+    /// [`cancel_grace`](crate::Builder::cancel_grace) to end. A call that has ended is not concerned; one that is not
+    /// made yet fails when it is awaited.
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
 }
 
 impl<R> Call<R> {
@@ -46,6 +62,7 @@ impl<R> Call<R> {
             timeout: anchor.shared.config.limits.call_timeout,
             anchor,
             slot,
+            cancel: None,
             result: PhantomData,
         }
     }
@@ -56,6 +73,11 @@ impl<R> Call<R> {
         self.timeout = timeout;
         self
     }
+
+    /// A handle that cancels this call from anywhere, while it waits or runs.
+    pub fn cancel_handle(&mut self) -> CancelHandle {
+        CancelHandle(self.cancel.get_or_insert_default().clone())
+    }
 }
 
 impl<R: DeserializeOwned> IntoFuture for Call<R> {
@@ -63,10 +85,10 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { anchor, slot, frame, timeout, .. } = self;
+        let Self { anchor, slot, frame, timeout, cancel, .. } = self;
         Box::pin(async move {
             let shared = &anchor.shared;
-            let made = Made { id: shared.next_id(), at: Instant::now(), timeout };
+            let made = Made { id: shared.next_id(), at: Instant::now(), timeout, cancel };
             let frame = finish(frame?, &made, shared.config.limits.max_frame)?;
             let json = make(&anchor, slot, frame.clone(), &made).await?;
             serde_json::from_slice(&json).map_err(|error| Error::Decode {
@@ -82,6 +104,17 @@ struct Made {
     id: u64,
     at: Instant,
     timeout: Duration,
+    cancel: Option<CancellationToken>,
+}
+
+impl Made {
+    /// Resolves when the call is cancelled by a handle.
+    async fn cancelled(&self) {
+        match &self.cancel {
+            Some(cancel) => cancel.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 fn encode(handler: &str, args: &impl Serialize) -> Result<FrameBuilder, Error> {
@@ -118,27 +151,43 @@ async fn make(
     made: &Made,
 ) -> Result<Bytes, Error> {
     let shared = &anchor.shared;
-    let &Made { id, at, timeout } = made;
+    let &Made { id, at, timeout, .. } = made;
     if shared.is_closed() {
         return Err(Error::Closed { pool: shared.config.name.clone() });
     }
     // Before the answer's receiver, so that it is dropped after it: whoever is told finds that closed.
     let mut guard = AbandonOnDrop { shared, id, armed: false };
-    let (ticket, answer) = Ticket::admit(shared, id, at, timeout)?;
+    let (ticket, mut answer) = Ticket::admit(shared, id, at, timeout)?;
     guard.armed = true;
     let request = Request::new(frame, slot, ticket);
     if let Err(request) = shared.submit(request) {
-        submit_later(anchor, request).await;
+        submit_later(anchor, request, made).await;
     }
-    let answer = answer.await;
+    let answer = match &made.cancel {
+        None => answer.await,
+        Some(_) => answer_or_cancel(shared, &mut answer, made).await,
+    };
     guard.disarm();
     // A ticket answers before it is dropped; there is no other way for it to go.
     answer.unwrap_or_else(|_| Err(Error::Closed { pool: shared.config.name.clone() }))
 }
 
+async fn answer_or_cancel(
+    shared: &Shared,
+    answer: &mut oneshot::Receiver<Answer>,
+    made: &Made,
+) -> Result<Answer, oneshot::error::RecvError> {
+    tokio::select! {
+        biased;
+        answer = &mut *answer => return answer,
+        () = made.cancelled() => cancel(shared, made.id, Why::Asked),
+    }
+    answer.await
+}
+
 /// Waits for the pool's actor to be restarted, for as long as the call has. The request is answered if it doesn't
 /// come to that.
-async fn submit_later(anchor: &Anchor, request: Box<Request>) {
+async fn submit_later(anchor: &Anchor, request: Box<Request>, made: &Made) {
     let shared = &anchor.shared;
     let mut cell = shared.cell.subscribe();
     let deadline = tokio::time::Instant::from_std(request.ticket.deadline);
@@ -162,6 +211,11 @@ async fn submit_later(anchor: &Anchor, request: Box<Request>) {
             biased;
             _ = cell.changed() => {}
             () = anchor.dead() => {}
+            () = made.cancelled() => {
+                if let Some(request) = waiting.0.take() {
+                    request.give_up(Why::Asked, Instant::now(), String::new(), WorkerState::Down);
+                }
+            }
             () = tokio::time::sleep_until(deadline) => {
                 if let Some(request) = waiting.0.take() {
                     request.time_out(Instant::now(), WorkerState::Down);
@@ -182,6 +236,16 @@ impl Drop for Waiting {
     }
 }
 
+/// Tells whoever has the call that it is given up.
+fn cancel(shared: &Shared, id: u64, why: Why) {
+    if !shared.dispatcher(|dispatcher| dispatcher.cancel(id, why)).unwrap_or(false) {
+        // It has ended, or a worker has it that the queue's owner does not know yet.
+        if let Some(link) = shared.board.link_of(id) {
+            let _ = link.send(Command::Cancel(id, why));
+        }
+    }
+}
+
 /// Tells whoever has the call that its caller went away.
 struct AbandonOnDrop<'a> {
     shared: &'a Shared,
@@ -197,13 +261,8 @@ impl AbandonOnDrop<'_> {
 
 impl Drop for AbandonOnDrop<'_> {
     fn drop(&mut self) {
-        if self.armed
-            && !self.shared.dispatcher(|dispatcher| dispatcher.abandon(self.id)).unwrap_or(false)
-        {
-            // It has ended, or a worker has it that the queue's owner does not know yet.
-            if let Some(link) = self.shared.board.link_of(self.id) {
-                let _ = link.send(Command::Abandon(self.id));
-            }
+        if self.armed {
+            cancel(self.shared, self.id, Why::Abandoned);
         }
     }
 }

@@ -39,6 +39,7 @@ pub struct Builder {
     paths: Vec<PathBuf>,
     preload: Vec<String>,
     fresh_interpreter: bool,
+    reuse_after_cancel: bool,
     limits: Limits,
 }
 
@@ -52,6 +53,7 @@ pub(crate) struct Limits {
     pub(crate) health_interval: Duration,
     pub(crate) health_timeout: Duration,
     pub(crate) max_frame: usize,
+    pub(crate) cancel_grace: Duration,
 }
 
 impl Limits {
@@ -64,6 +66,7 @@ impl Limits {
             shutdown_grace: self.shutdown_grace.min(EVER),
             health_interval: self.health_interval.min(EVER),
             health_timeout: self.health_timeout.min(EVER),
+            cancel_grace: self.cancel_grace.min(EVER),
             ..self
         }
     }
@@ -90,7 +93,9 @@ impl Builder {
                 health_interval: Duration::from_secs(30),
                 health_timeout: Duration::from_secs(5),
                 max_frame: 256 << 20,
+                cancel_grace: Duration::from_secs(1),
             },
+            reuse_after_cancel: false,
         }
     }
 
@@ -181,10 +186,32 @@ impl Builder {
     /// The time that a call has, from the moment it is made until its answer, unless it says otherwise.
     /// Default: 60 s.
     ///
-    /// A call that is still queued then never runs; one that runs is given up, and its worker replaced. Either
-    /// way the caller gets [`Error::Timeout`] at that moment.
+    /// A call that is still queued then never runs; one that runs is [cancelled](Builder::cancel_grace). Either way the
+    /// caller gets [`Error::Timeout`] at that moment.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.limits.call_timeout = timeout;
+        self
+    }
+
+    /// The time that a cancelled handler has to end. Default: 1 s. One that has not ended by then is killed with its
+    /// process group, and its worker replaced.
+    ///
+    /// A call is cancelled when its time runs out, when its future is dropped, and by a
+    /// [`CancelHandle`](crate::CancelHandle). Its caller is answered at once. A plain handler then sees
+    /// `snakepen.Cancelled` raised, so that `finally` blocks and context managers run; an `async def` one sees its task
+    /// cancelled.
+    pub fn cancel_grace(mut self, grace: Duration) -> Self {
+        self.limits.cancel_grace = grace;
+        self
+    }
+
+    /// Keeps a worker in service after a plain handler was cancelled by an exception. Default: `false`, it is replaced.
+    ///
+    /// An exception that is raised at a random point can leave a lock held or a structure half changed, in Python's
+    /// standard library as well. Opt in where handlers are known to stand it; a worker whose handler is `async def`
+    /// is always kept.
+    pub fn reuse_after_cancel(mut self, reuse: bool) -> Self {
+        self.reuse_after_cancel = reuse;
         self
     }
 
@@ -327,6 +354,7 @@ impl Builder {
             paths,
             preload: self.preload,
             fresh_interpreter: self.fresh_interpreter,
+            reuse_after_cancel: self.reuse_after_cancel,
             limits: self.limits.clamped(),
         })
     }
@@ -380,6 +408,7 @@ pub(crate) struct Config {
     paths: Vec<PathBuf>,
     preload: Vec<String>,
     fresh_interpreter: bool,
+    reuse_after_cancel: bool,
     pub(crate) limits: Limits,
 }
 
@@ -419,6 +448,7 @@ impl Config {
             "paths": paths,
             "preload": self.preload,
             "fresh": self.fresh_interpreter,
+            "reuse_after_cancel": self.reuse_after_cancel,
             "max_frame": self.limits.max_frame,
             "log_level": crate::port::output::python_log_level(),
         }))

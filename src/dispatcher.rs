@@ -13,7 +13,7 @@ use tokio::sync::mpsc::error::SendError;
 use crate::board::{Board, Link};
 use crate::error::{Error, StartError};
 use crate::port::Command;
-use crate::request::Request;
+use crate::request::{Request, Why};
 use crate::scheduler::{Assignment, Removed, Scheduler};
 use crate::stats::WorkerState;
 
@@ -122,16 +122,15 @@ impl Dispatcher {
         open.submitted()
     }
 
-    /// The caller of a request went away. Returns whether the request is known here: one that runs may not be, before the
-    /// board is read.
-    pub(crate) fn abandon(&self, id: u64) -> bool {
+    /// A request is given up. Returns whether it is known here: one that runs may not be, before the board is read.
+    pub(crate) fn cancel(&self, id: u64, why: Why) -> bool {
         let known = self.open(|open| match open.scheduler.cancel(id) {
             Some(Removed::Queued(request)) => {
-                request.ticket.abandon(WorkerState::Down);
+                request.give_up(why, Instant::now(), String::new(), WorkerState::Down);
                 true
             }
             Some(Removed::Running { slot, epoch, id }) => {
-                open.tell(slot, epoch, Command::Abandon(id));
+                open.tell(slot, epoch, Command::Cancel(id, why));
                 true
             }
             None => false,
@@ -304,7 +303,7 @@ impl Open {
             match removed {
                 Removed::Queued(request) => request.time_out(now, WorkerState::Down),
                 Removed::Running { slot, epoch, id } => {
-                    self.tell(slot, epoch, Command::Expire(id));
+                    self.tell(slot, epoch, Command::Cancel(id, Why::Expired));
                 }
             }
         }

@@ -131,11 +131,9 @@ pub enum Error {
         message: String,
     },
 
-    /// The call's time ran out.
-    #[error(
-        "timeout {stage} after {elapsed:.1?}: `{handler}` had {timeout:?}{}",
-        match stage { Stage::Queue => "; no worker was free", Stage::Run => "; its worker is replaced" }
-    )]
+    /// The call's time ran out. One that was running is being cancelled: its handler sees `snakepen.Cancelled` or
+    /// `asyncio.CancelledError`, and has the pool's [`cancel_grace`](crate::Builder::cancel_grace) to end.
+    #[error("timeout {stage} after {elapsed:.1?}: `{handler}` had {timeout:?}{}", stack(*stage, python_stack))]
     Timeout {
         /// The handler that was called.
         handler: String,
@@ -145,6 +143,22 @@ pub enum Error {
         elapsed: Duration,
         /// The time that the call had.
         timeout: Duration,
+        /// Where Python was, as faulthandler writes it, innermost frame first. Empty for a call in the queue, and where
+        /// it could not be had within 5 ms: user code blocks all signals, or the machine is busy.
+        python_stack: String,
+    },
+
+    /// The call was cancelled by its [`CancelHandle`](crate::CancelHandle).
+    #[error("cancelled {stage} after {elapsed:.1?}: `{handler}`{}", stack(*stage, python_stack))]
+    Cancelled {
+        /// The handler that was called.
+        handler: String,
+        /// Where the call was.
+        stage: Stage,
+        /// Time since the call was made.
+        elapsed: Duration,
+        /// Where Python was, as in [`Error::Timeout`].
+        python_stack: String,
     },
 
     /// The worker died, or was ended, while it held the call.
@@ -189,7 +203,7 @@ impl Error {
             | Error::Restarted { .. }
             | Error::Closed { .. }
             | Error::NoSuchWorker { .. } => false,
-            Error::Timeout { stage, .. } => *stage == Stage::Run,
+            Error::Timeout { stage, .. } | Error::Cancelled { stage, .. } => *stage == Stage::Run,
             Error::WorkerDied(death) => death.started,
             Error::Python { .. } | Error::BadResult { .. } | Error::Decode { .. } => true,
         }
@@ -212,6 +226,7 @@ impl Error {
             | Error::Python { .. }
             | Error::BadResult { .. }
             | Error::Decode { .. }
+            | Error::Cancelled { .. }
             | Error::Closed { .. }
             | Error::NoSuchWorker { .. } => false,
         };
@@ -289,10 +304,14 @@ pub enum Ended {
     Protocol(String),
     /// It did not answer a ping in time.
     Unhealthy,
-    /// The call that it was running ran out of time.
+    /// The call that it was running ran out of time, and its handler did not end within the grace.
     TimedOut,
-    /// The caller of the call that it was running went away.
+    /// The caller of the call that it was running went away, and its handler did not end within the grace.
     Abandoned,
+    /// The call that it was running was cancelled, and its handler did not end within the grace.
+    Cancelled,
+    /// It was to be replaced, as after a cancelled call or a `MemoryError`.
+    Recycled,
     /// The pool was shut down.
     Shutdown,
     /// Its worker actor was stopped.
@@ -312,6 +331,8 @@ impl fmt::Display for Ended {
             Ended::Unhealthy => f.write_str(" because it did not answer a ping"),
             Ended::TimedOut => f.write_str(" because its call ran out of time"),
             Ended::Abandoned => f.write_str(" because its caller went away"),
+            Ended::Cancelled => f.write_str(" because its call was cancelled"),
+            Ended::Recycled => f.write_str(" to be replaced"),
             Ended::Shutdown => f.write_str(" because the pool was shut down"),
             Ended::Stopped => f.write_str(" because its actor was stopped"),
             Ended::Launcher => f.write_str(" because the launcher ended"),
@@ -431,6 +452,14 @@ pub enum StartError {
         /// The launcher, or the worker's name.
         what: String,
     },
+}
+
+fn stack(stage: Stage, python_stack: &str) -> String {
+    match (stage, python_stack.trim_end()) {
+        (Stage::Queue, _) => "; no worker was free for it".to_owned(),
+        (Stage::Run, "") => "; its Python stack could not be had in time".to_owned(),
+        (Stage::Run, stack) => format!("; Python was here:\n{stack}"),
+    }
 }
 
 fn known_handlers(known: &[String]) -> String {

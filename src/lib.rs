@@ -102,7 +102,7 @@ mod stats;
 mod sys;
 mod wire;
 
-pub use call::Call;
+pub use call::{Call, CancelHandle};
 pub use config::Builder;
 pub use error::{Ended, Error, Exit, PythonException, Stage, StartError, WorkerDeath};
 pub use pool::{Pool, WorkerHandle};

@@ -18,6 +18,28 @@ pub(crate) type Answer = Result<Bytes, Error>;
 /// How often a request that certainly did not start is given to another worker, before its caller hears of it.
 const REASSIGNMENTS: u8 = 2;
 
+/// Why a call is given up before it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// Its time ran out.
+    Expired,
+    /// Its caller went away.
+    Abandoned,
+    /// Its caller asked for it.
+    Asked,
+}
+
+impl Why {
+    /// Why its worker is ended, if it comes to that.
+    pub(crate) fn ended(self) -> Ended {
+        match self {
+            Why::Expired => Ended::TimedOut,
+            Why::Abandoned => Ended::Abandoned,
+            Why::Asked => Ended::Cancelled,
+        }
+    }
+}
+
 /// An admitted call.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -56,9 +78,25 @@ impl Request {
         self.ticket.answer(Err(Error::Closed { pool }), WorkerState::Down);
     }
 
-    /// Ends the call for want of time, wherever it is.
+    /// Ends a call that Python has not seen, for want of time.
     pub(crate) fn time_out(self, now: Instant, after: WorkerState) {
-        let error = self.ticket.timeout_error(now);
+        self.give_up(Why::Expired, now, String::new(), after);
+    }
+
+    /// Ends the call, wherever it is; `python_stack` is where Python was.
+    pub(crate) fn give_up(self, why: Why, now: Instant, python_stack: String, after: WorkerState) {
+        let Ticket { ref place, submitted, timeout, .. } = self.ticket;
+        let handler = self.handler().to_owned();
+        let stage = match place {
+            Place::Queue => Stage::Queue,
+            Place::Worker { .. } => Stage::Run,
+        };
+        let elapsed = now.saturating_duration_since(submitted);
+        let error = match why {
+            Why::Expired => Error::Timeout { handler, stage, elapsed, timeout, python_stack },
+            Why::Asked => Error::Cancelled { handler, stage, elapsed, python_stack },
+            Why::Abandoned => return self.ticket.abandon(after),
+        };
         self.ticket.answer(Err(error), after);
     }
 }
@@ -135,24 +173,20 @@ impl Ticket {
         }
     }
 
+    /// The slot and incarnation that it is with.
+    pub(crate) fn held(&self) -> Option<Held> {
+        match self.place {
+            Place::Queue => None,
+            Place::Worker { held, .. } => Some(held),
+        }
+    }
+
     pub(crate) fn is_abandoned(&self) -> bool {
         self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
     fn handler(&self) -> &str {
         handler_of(&self.frame)
-    }
-
-    fn timeout_error(&self, now: Instant) -> Error {
-        Error::Timeout {
-            handler: self.handler().to_owned(),
-            stage: match self.place {
-                Place::Queue => Stage::Queue,
-                Place::Worker { .. } => Stage::Run,
-            },
-            elapsed: now.saturating_duration_since(self.submitted),
-            timeout: self.timeout,
-        }
     }
 
     /// Counts the call and frees its worker on the board; sending the answer is left for later, so that Python

@@ -47,6 +47,8 @@ pub struct Failures {
     pub timeout_queued: u64,
     /// Timed out while running.
     pub timeout_running: u64,
+    /// Cancelled by a handle.
+    pub cancelled: u64,
     /// The caller dropped its future.
     pub abandoned: u64,
     /// The worker died.
@@ -68,6 +70,7 @@ impl Failures {
             unknown_handler,
             timeout_queued,
             timeout_running,
+            cancelled,
             abandoned,
             worker_died,
             start,
@@ -79,6 +82,7 @@ impl Failures {
             + unknown_handler
             + timeout_queued
             + timeout_running
+            + cancelled
             + abandoned
             + worker_died
             + start
@@ -111,6 +115,8 @@ pub enum WorkerState {
     Idle,
     /// It holds a call.
     Busy,
+    /// Its call was cancelled; it takes no other before it has answered.
+    Cancelling,
     /// It is being ended.
     Stopping,
     /// It ended; the next one is not being started yet.

@@ -146,6 +146,12 @@ impl StatusPage {
         Ok(Self(fd))
     }
 
+    /// Names the request that is to be cancelled; 0 for none.
+    pub(crate) fn cancel(&self, id: u64) -> io::Result<()> {
+        let written = rustix::io::pwrite(&self.0, &id.to_le_bytes(), 8)?;
+        if written == 8 { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
     /// The id of the request that Python started last; 0 before the first.
     pub(crate) fn started(&self) -> io::Result<u64> {
         let mut word = [0_u8; 8];
@@ -168,6 +174,9 @@ impl AsFd for StatusPage {
 /// Signals that Snakepen sends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Signal {
+    /// Asks a worker for its stack, and to cancel the call that the status page names. Nothing else uses it: its default
+    /// is to be ignored, and no library has a use for out-of-band data on a socket.
+    Urg,
     Term,
     Kill,
 }
@@ -175,6 +184,7 @@ pub(crate) enum Signal {
 impl Signal {
     fn number(self) -> libc::c_int {
         match self {
+            Signal::Urg => libc::SIGURG,
             Signal::Term => libc::SIGTERM,
             Signal::Kill => libc::SIGKILL,
         }

@@ -18,7 +18,7 @@ async fn the_call_after_a_timeout_succeeds_on_a_fresh_worker() {
     for round in 1..=10 {
         let old = pool.call::<i32>("pid", ()).await.unwrap();
         let error = pool.call::<()>("remember", (round, FOREVER)).timeout(SHORT).await.unwrap_err();
-        let Error::Timeout { stage, timeout, elapsed, handler } = &error else {
+        let Error::Timeout { stage, timeout, elapsed, handler, .. } = &error else {
             panic!("{error:?}")
         };
         assert_eq!((*stage, *timeout, handler.as_str()), (Stage::Run, SHORT, "remember"));

@@ -1,4 +1,7 @@
-//! The actor of one incarnation of a slot's worker. It stays free while Python runs: its port's task does the I/O.
+//! The actor of a slot's worker. It stays free while Python runs: its port's task does the I/O.
+//!
+//! It has one port that serves. To recycle a worker it starts a second one beside it, which takes over when it is ready,
+//! between two calls: the slot is never without a worker.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,18 +16,27 @@ use crate::board::Link;
 use crate::error::Ended;
 use crate::pool::WorkerHandle;
 use crate::port::Command;
-use crate::port::task::{PortEnd, PortTask};
+use crate::port::task::{PortEnd, PortTask, Successor};
 use crate::shared::Shared;
+
+/// A replacement that did not start is tried again after this time; the worker serves on meanwhile.
+const RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 #[cfg_attr(feature = "cluster", derive(ractor_cluster_derive::RactorMessage))]
 pub(crate) enum WorkerMsg {
-    /// From the port: the process takes calls.
-    Ready,
+    /// From the port of this epoch: its process can take calls.
+    Ready { epoch: u64, pid: i32 },
+    /// From a port that should be replaced, and serves until then; or from whoever wants that.
+    Recycle { epoch: u64 },
+    /// From a port that takes no more calls and is to be replaced.
+    Leaving { epoch: u64 },
+    /// From a port whose successor has taken over.
+    Replaced { epoch: u64 },
     /// From the port: the answer to a ping.
     Pong(u64),
     /// From the port: the process has ended.
-    Ended(PortEnd),
+    Ended { epoch: u64, end: PortEnd },
     /// It is time to look after an idle worker.
     HealthTick,
     /// The ping of this token has had its time.
@@ -49,16 +61,31 @@ pub(crate) struct Arguments {
     pub(crate) launcher: ActorRef<LauncherMsg>,
 }
 
+/// A port of this worker's.
+struct Served {
+    epoch: u64,
+    link: Link,
+    /// Known once it is ready.
+    pid: Option<i32>,
+    /// Dropped with the actor, which ends the process.
+    _alive: oneshot::Sender<Infallible>,
+}
+
 pub(crate) struct State {
     shared: Arc<Shared>,
     slot: usize,
-    port: Link,
+    launcher: ActorRef<LauncherMsg>,
+    /// The port that takes calls, or that will be the first to.
+    port: Option<Served>,
+    /// The port that is to take over.
+    next: Option<Served>,
+    /// Ports that take no more calls, until they have ended.
+    leaving: Vec<Served>,
+    stopping: bool,
     /// The token of the ping that is under way.
     pinged: Option<u64>,
     tokens: u64,
     ticking: Option<JoinHandle<()>>,
-    /// Dropped with the actor, which ends the process.
-    _alive: oneshot::Sender<Infallible>,
 }
 
 impl Actor for Worker {
@@ -72,22 +99,20 @@ impl Actor for Worker {
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let Arguments { shared, slot, epoch, launcher } = arguments;
-        let (port, commands) = mpsc::unbounded_channel();
-        let (alive, actor_gone) = oneshot::channel();
-        let task = PortTask {
-            shared: Arc::clone(&shared),
+        let mut state = State {
+            shared,
             slot,
-            epoch,
-            name: shared.config.worker_name(slot),
-            pid: 0,
-            link: port.clone(),
-            commands,
-            actor_gone,
-            worker: myself,
             launcher,
+            port: None,
+            next: None,
+            leaving: Vec::new(),
+            stopping: false,
+            pinged: None,
+            tokens: 0,
+            ticking: None,
         };
-        shared.ports.spawn(task.run());
-        Ok(State { shared, slot, port, pinged: None, tokens: 0, ticking: None, _alive: alive })
+        state.port = Some(state.start(&myself, epoch));
+        Ok(state)
     }
 
     async fn handle(
@@ -96,31 +121,40 @@ impl Actor for Worker {
         message: WorkerMsg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let limits = &state.shared.config.limits;
         match message {
-            WorkerMsg::Ready => {
-                let tick = myself.send_interval(limits.health_interval, || WorkerMsg::HealthTick);
-                state.ticking = Some(tick);
-            }
-            WorkerMsg::HealthTick => {
-                if state.pinged.is_none() && !state.shared.board.is_busy(state.slot) {
-                    state.tokens += 1;
-                    let token = state.tokens;
-                    state.pinged = Some(token);
-                    let _ = state.port.send(Command::Ping(token));
-                    myself.send_after(limits.health_timeout, move || WorkerMsg::PingTimeout(token));
+            WorkerMsg::Ready { epoch, pid } => state.ready(&myself, epoch, pid),
+            WorkerMsg::Recycle { epoch } => {
+                let serves = state.port.as_ref().is_some_and(|port| port.epoch == epoch);
+                if serves && state.next.is_none() && !state.stopping {
+                    state.next = Some(state.start_next(&myself));
                 }
             }
+            WorkerMsg::Leaving { epoch } => {
+                if state.left(epoch) {
+                    state.promote();
+                    state.start_unless_stopping(&myself);
+                }
+            }
+            WorkerMsg::Replaced { epoch } => {
+                if state.left(epoch) {
+                    state.port = state.next.take();
+                    state.start_unless_stopping(&myself);
+                }
+            }
+            WorkerMsg::HealthTick => state.ping(&myself),
             WorkerMsg::Pong(token) => {
                 state.pinged.take_if(|pinged| *pinged == token);
             }
             WorkerMsg::PingTimeout(token) => {
-                if state.pinged == Some(token) {
-                    let _ = state.port.send(Command::Kill(Ended::Unhealthy));
+                if state.pinged.take_if(|pinged| *pinged == token).is_some() {
+                    state.tell(Command::Kill(Ended::Unhealthy));
                 }
             }
             WorkerMsg::Exit { grace } => {
-                let _ = state.port.send(Command::Exit { grace });
+                state.stopping = true;
+                for port in state.port.iter().chain(&state.next) {
+                    let _ = port.link.send(Command::Exit { grace });
+                }
             }
             WorkerMsg::Handle(reply) => {
                 let anchor = state.shared.anchor();
@@ -128,8 +162,7 @@ impl Actor for Worker {
                 // Whoever asked may be gone.
                 let _ = reply.send(handle);
             }
-            WorkerMsg::Ended(PortEnd::Intended) => myself.stop(None),
-            WorkerMsg::Ended(end) => return Err(Box::new(WorkerFailed(end))),
+            WorkerMsg::Ended { epoch, end } => return state.ended(&myself, epoch, end),
         }
         Ok(())
     }
@@ -143,5 +176,125 @@ impl Actor for Worker {
             ticking.abort();
         }
         Ok(())
+    }
+}
+
+impl State {
+    fn start(&self, myself: &ActorRef<WorkerMsg>, epoch: u64) -> Served {
+        let (link, commands) = mpsc::unbounded_channel();
+        let (alive, actor_gone) = oneshot::channel();
+        let task = PortTask {
+            shared: Arc::clone(&self.shared),
+            slot: self.slot,
+            epoch,
+            name: self.shared.config.worker_name(self.slot),
+            pid: 0,
+            _link: link.clone(),
+            commands,
+            actor_gone,
+            worker: myself.clone(),
+            launcher: self.launcher.clone(),
+        };
+        self.shared.ports.spawn(task.run());
+        Served { epoch, link, pid: None, _alive: alive }
+    }
+
+    /// A port beside the one that serves.
+    fn start_next(&self, myself: &ActorRef<WorkerMsg>) -> Served {
+        self.start(myself, self.shared.board.next_epoch(self.slot))
+    }
+
+    fn tell(&self, command: Command) {
+        if let Some(port) = &self.port {
+            // A port that is gone has said so; the news is on its way.
+            let _ = port.link.send(command);
+        }
+    }
+
+    fn ready(&mut self, myself: &ActorRef<WorkerMsg>, epoch: u64, pid: i32) {
+        if self.ticking.is_none() {
+            let interval = self.shared.config.limits.health_interval;
+            self.ticking = Some(myself.send_interval(interval, || WorkerMsg::HealthTick));
+        }
+        if let Some(port) = self.port.as_mut().filter(|port| port.epoch == epoch) {
+            port.pid = Some(pid);
+            let successor = Successor { epoch, pid, link: port.link.clone() };
+            successor.take_over(&self.shared, self.slot);
+        } else if let Some(next) = self.next.as_mut().filter(|next| next.epoch == epoch) {
+            next.pid = Some(pid);
+            let successor = Successor { epoch, pid, link: next.link.clone() };
+            self.tell(Command::HandOver(successor));
+        }
+    }
+
+    /// The port of `epoch` takes no more calls, if it is the one that did.
+    fn left(&mut self, epoch: u64) -> bool {
+        let port = self.port.take_if(|port| port.epoch == epoch);
+        let left = port.is_some();
+        self.leaving.extend(port);
+        left
+    }
+
+    fn start_unless_stopping(&mut self, myself: &ActorRef<WorkerMsg>) {
+        self.pinged = None;
+        if self.port.is_none() && !self.stopping {
+            self.port = Some(self.start_next(myself));
+        }
+    }
+
+    /// The next port, if there is one, serves from now on: at once, or when it is ready.
+    fn promote(&mut self) {
+        self.port = self.next.take();
+        if let Some(Served { epoch, link, pid: Some(pid), .. }) = &self.port {
+            let successor = Successor { epoch: *epoch, pid: *pid, link: link.clone() };
+            successor.take_over(&self.shared, self.slot);
+        }
+    }
+
+    fn ended(
+        &mut self,
+        myself: &ActorRef<WorkerMsg>,
+        epoch: u64,
+        end: PortEnd,
+    ) -> Result<(), ActorProcessingErr> {
+        let (worker, shared) = (self.shared.config.worker_name(self.slot), &self.shared);
+        if self.next.take_if(|next| next.epoch == epoch).is_some() {
+            if let (PortEnd::StartFailed(error), Some(port)) = (&end, &self.port) {
+                tracing::error!(pool = shared.config.name, worker, %error, "its replacement did not start");
+                let epoch = port.epoch;
+                myself.send_after(RETRY, move || WorkerMsg::Recycle { epoch });
+            }
+        } else if self.port.take_if(|port| port.epoch == epoch).is_some() {
+            if self.next.is_none() || self.stopping {
+                return match end {
+                    PortEnd::Intended => {
+                        myself.stop(None);
+                        Ok(())
+                    }
+                    end => Err(Box::new(WorkerFailed(end))),
+                };
+            }
+            if let PortEnd::Died { message, .. } = &end {
+                tracing::warn!(pool = shared.config.name, worker, "{message}");
+            }
+            self.promote();
+        } else {
+            self.leaving.retain(|port| port.epoch != epoch);
+        }
+        if self.stopping && self.port.is_none() && self.next.is_none() && self.leaving.is_empty() {
+            myself.stop(None);
+        }
+        Ok(())
+    }
+
+    fn ping(&mut self, myself: &ActorRef<WorkerMsg>) {
+        if self.pinged.is_none() && !self.shared.board.is_busy(self.slot) {
+            self.tokens += 1;
+            let token = self.tokens;
+            self.pinged = Some(token);
+            self.tell(Command::Ping(token));
+            let timeout = self.shared.config.limits.health_timeout;
+            myself.send_after(timeout, move || WorkerMsg::PingTimeout(token));
+        }
     }
 }

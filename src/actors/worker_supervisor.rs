@@ -44,7 +44,6 @@ pub(crate) struct State {
 
 struct Child {
     slot: usize,
-    epoch: u64,
     actor: ActorRef<WorkerMsg>,
 }
 
@@ -130,7 +129,7 @@ impl State {
         };
         match spawn_child(name, &myself.get_cell(), || Worker, arguments).await {
             Ok((actor, _)) => {
-                let child = Child { slot, epoch, actor: actor.clone() };
+                let child = Child { slot, actor: actor.clone() };
                 self.children.insert(actor.get_id(), child);
             }
             Err(error) => {
@@ -147,7 +146,7 @@ impl State {
         cell: &ActorCell,
         error: Option<ActorProcessingErr>,
     ) {
-        let Some(Child { slot, epoch, .. }) = self.children.remove(&cell.get_id()) else {
+        let Some(Child { slot, .. }) = self.children.remove(&cell.get_id()) else {
             return;
         };
         if self.stopping {
@@ -176,6 +175,7 @@ impl State {
             None => {
                 // The actor ended: after an intended end of its process, or because somebody killed it, in
                 // which case its port ends the process.
+                let epoch = self.shared.board.epoch(slot);
                 self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
                 if let Some(error) = error {
                     tracing::error!(pool, slot, %error, "a worker's actor failed");

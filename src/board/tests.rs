@@ -4,6 +4,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 use crate::error::{Ended, Exit, PythonException, WorkerDeath};
+use crate::request::Why;
 
 fn link() -> (Link, UnboundedReceiver<Command>) {
     unbounded_channel()
@@ -20,7 +21,11 @@ fn ready(slots: usize) -> (Board, Vec<UnboundedReceiver<Command>>) {
         let (link, receiver) = link();
         assert_eq!(board.starting(slot), 1);
         board.spawned(slot, 1, 100 + slot as i32);
-        assert_eq!(board.ready(slot, 1, link), slot + 1 == slots, "all ready at the last one only");
+        assert_eq!(
+            board.ready(slot, 1, 100 + slot as i32, link),
+            slot + 1 == slots,
+            "all ready at the last one only"
+        );
         receiver
     });
     let receivers = receivers.collect();
@@ -99,6 +104,7 @@ fn each_end_is_counted_under_its_kind() {
         stage,
         elapsed: Duration::ZERO,
         timeout: Duration::ZERO,
+        python_stack: String::new(),
     };
     let exception = PythonException {
         type_name: text("E"),
@@ -208,7 +214,7 @@ fn a_slot_tells_what_its_worker_does() {
     assert_eq!((info().state, info().epoch, info().pid), (WorkerState::Starting, 1, None));
     board.spawned(0, epoch, 42);
     let (link, _receiver) = link();
-    assert!(board.ready(0, epoch, link));
+    assert!(board.ready(0, epoch, 42, link));
     assert_eq!((info().state, info().pid, info().served), (WorkerState::Idle, Some(42), 0));
     assert_eq!(board.pid(0, epoch), Some(42));
     assert_eq!(board.stats().ready, 1);
@@ -273,7 +279,7 @@ fn news_of_an_earlier_incarnation_changes_nothing() {
     let epoch = board.starting(0);
     let (link, _receiver) = link();
     board.spawned(0, epoch, 43);
-    board.ready(0, epoch, link);
+    board.ready(0, epoch, 43, link);
     begin(&board, held(0, epoch, 8));
 
     board.spawned(0, 1, 42);
@@ -281,7 +287,7 @@ fn news_of_an_earlier_incarnation_changes_nothing() {
     assert_eq!(board.down(0, 1, Some("late".to_owned())), None);
     end(&board, held(0, 1, 7));
     let (late, _receiver) = super::tests::link();
-    board.ready(0, 1, late);
+    board.ready(0, 1, 42, late);
     let view = board.slots().remove(0);
     assert_eq!((view.epoch, view.running.map(|(id, _)| id)), (2, Some(8)));
     assert!(view.link.is_some() && board.link_of(8).is_some() && board.link_of(7).is_none());
@@ -312,8 +318,11 @@ fn what_a_new_pool_actor_needs_is_there() {
     let slots = board.slots();
     assert_eq!(slots[0].running, None);
     assert_eq!((slots[1].epoch, slots[1].running), (1, Some((7, deadline))));
-    board.link_of(7).unwrap().send(Command::Abandon(7)).unwrap();
-    assert!(matches!(links[1].try_recv(), Ok(Command::Abandon(7))), "the way to the right worker");
+    board.link_of(7).unwrap().send(Command::Cancel(7, Why::Abandoned)).unwrap();
+    assert!(
+        matches!(links[1].try_recv(), Ok(Command::Cancel(7, Why::Abandoned))),
+        "the way to the right worker"
+    );
     assert!(links[0].try_recv().is_err());
 }
 
@@ -328,7 +337,7 @@ fn all_are_broken_only_if_each_one_is() {
     let epoch = board.starting(1);
     assert!(board.why_broken(None).is_some(), "until one is ready");
     let (link, _receiver) = link();
-    assert!(!board.ready(1, epoch, link), "slot 0 is not");
+    assert!(!board.ready(1, epoch, 44, link), "slot 0 is not");
     assert!(board.why_broken(None).is_none());
     assert!(board.slots()[0].broken.is_some() && board.slots()[1].broken.is_none());
     board.all_broken(&error);
@@ -423,7 +432,7 @@ proptest! {
                 }
                 Step::Ready(slot) => {
                     let (link, receiver) = link();
-                    board.ready(slot.index(SLOTS), epochs[slot.index(SLOTS)], link);
+                    board.ready(slot.index(SLOTS), epochs[slot.index(SLOTS)], 1, link);
                     links.push(receiver);
                 }
                 Step::Stopping(slot, late) => {

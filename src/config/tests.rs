@@ -176,6 +176,7 @@ fn the_launcher_is_told_everything() {
         "paths": ["/first", second.to_str().unwrap()],
         "preload": ["json", "math", "re"],
         "fresh": true,
+        "reuse_after_cancel": false,
         "max_frame": 4096,
     });
     assert_eq!(told, expected);

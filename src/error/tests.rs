@@ -30,6 +30,17 @@ fn timeout(stage: Stage) -> Error {
         stage,
         elapsed: Duration::from_millis(1500),
         timeout: Duration::from_secs(1),
+        python_stack: String::new(),
+    }
+}
+
+fn cancelled(stage: Stage) -> Error {
+    Error::Cancelled {
+        handler: "add".to_owned(),
+        stage,
+        elapsed: Duration::from_millis(1500),
+        python_stack: "Current thread (most recent call first):\n  File \"h.py\", line 1\n"
+            .to_owned(),
     }
 }
 
@@ -64,6 +75,8 @@ fn table() -> Vec<(Error, bool, bool)> {
         (timeout(Stage::Run), true, false),
         (Error::WorkerDied(Arc::new(death(true))), true, false),
         (Error::WorkerDied(Arc::new(death(false))), false, true),
+        (cancelled(Stage::Queue), false, false),
+        (cancelled(Stage::Run), true, false),
         (Error::Restarted { pool: text("demo") }, false, true),
         (Error::Closed { pool: text("demo") }, false, false),
         (Error::NoSuchWorker { name: text("demo/worker/9"), workers: Some(8) }, false, false),
@@ -85,9 +98,10 @@ fn table() -> Vec<(Error, bool, bool)> {
         Error::Restarted { .. } => 12,
         Error::Closed { .. } => 13,
         Error::NoSuchWorker { .. } => 14,
+        Error::Cancelled { .. } => 15,
     };
     let numbers: std::collections::BTreeSet<_> = table.iter().map(|row| number(&row.0)).collect();
-    assert!(numbers.into_iter().eq(0..15), "a variant is missing");
+    assert!(numbers.into_iter().eq(0..16), "a variant is missing");
     table
 }
 
@@ -117,9 +131,11 @@ fn each_says_where_it_failed_and_what_it_was_about() {
         &["run", "`add`", "$.a[3]", "set", "return a list"],
         &["decode", "`add`", "line 1 column 2"],
         &["timeout in the queue", "1.5s", "`add`", "had 1s", "no worker was free"],
-        &["timeout while running", "1.5s", "`add`", "had 1s", "replaced"],
+        &["timeout while running", "1.5s", "`add`", "had 1s", "could not be had"],
         &["run", "demo/worker/3", "pid 42", "SIGSEGV", "while running `add`"],
         &["run", "demo/worker/3", "pid 42", "SIGSEGV", "before it had started `add`"],
+        &["cancelled in the queue", "1.5s", "`add`"],
+        &["cancelled while running", "1.5s", "`add`", "Python was here", "h.py"],
         &["queue", "`demo`", "restarted", "call again"],
         &["`demo`", "shut down"],
         &["`demo/worker/9`"],

@@ -4,6 +4,7 @@
 //! frame means is the business of [`task`], which owns the port for as long as its process lives.
 
 mod answer;
+mod dump;
 pub(crate) mod output;
 pub(crate) mod process;
 pub(crate) mod task;
@@ -20,6 +21,7 @@ use tokio_util::io::poll_read_buf;
 
 use crate::sys::{self, StatusPage};
 use crate::wire::{Decoder, Direction, Frame, Kind, ProtocolError};
+use dump::Dump;
 use output::{Lines, Source, Stream};
 pub(crate) use task::Command;
 
@@ -49,6 +51,8 @@ impl RemoteEnds {
 #[derive(Debug)]
 pub(crate) enum Event {
     Frame(Frame),
+    /// The Python stack that was asked for.
+    Stack(String),
     /// The other end is closed, between frames.
     Closed,
     Broken(ProtocolError),
@@ -62,7 +66,7 @@ pub(crate) struct Port {
     outgoing: VecDeque<Bytes>,
     stdout: Lines,
     stderr: Lines,
-    dump: tokio::net::unix::pipe::Receiver,
+    dump: Dump,
     status: StatusPage,
 }
 
@@ -82,7 +86,7 @@ impl Port {
             outgoing: VecDeque::new(),
             stdout: Lines::new(Stream::Stdout, our_stdout)?,
             stderr: Lines::new(Stream::Stderr, our_stderr)?,
-            dump: tokio::net::unix::pipe::Receiver::from_owned_fd(our_dump)?,
+            dump: Dump::new(our_dump)?,
             status: page,
         };
         Ok((port, RemoteEnds { socket, stdout, stderr, dump, status }))
@@ -109,6 +113,10 @@ impl Port {
                 break;
             }
             self.write();
+        }
+        // Before the answer that follows it.
+        if let Poll::Ready(stack) = self.dump.poll(cx) {
+            return Poll::Ready(Event::Stack(stack));
         }
         loop {
             match self.decoder.next_frame() {
@@ -186,13 +194,24 @@ impl Port {
         self.stderr.tail()
     }
 
-    /// What faulthandler has written since the last look.
-    pub(crate) fn take_dump(&mut self) -> String {
-        let mut text = Vec::new();
-        let mut chunk = [0; 4096];
-        while let Ok(count @ 1..) = self.dump.try_read(&mut chunk) {
-            text.extend_from_slice(&chunk[..count]);
+    /// Names the call that is to be cancelled; the stack that the worker's signal handler then writes is an event.
+    pub(crate) fn ask_to_cancel(&mut self, id: u64) {
+        self.dump.expect();
+        if let Err(error) = self.status.cancel(id) {
+            tracing::error!(%error, "cannot write to a status page");
         }
-        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// No call is to be cancelled any more.
+    pub(crate) fn cancelled(&mut self) {
+        self.dump.forget();
+        if let Err(error) = self.status.cancel(0) {
+            tracing::error!(%error, "cannot write to a status page");
+        }
+    }
+
+    /// What faulthandler has written last.
+    pub(crate) fn take_dump(&mut self) -> String {
+        self.dump.take()
     }
 }

@@ -3,6 +3,7 @@
 //! The task owns the process. It outlives the worker actor if need be, so that a process is ended and reaped
 //! whatever happens to actors; when the actor is gone it ends the process.
 
+mod cancel;
 mod end;
 mod start;
 
@@ -22,10 +23,11 @@ use crate::actors::launcher::LauncherMsg;
 use crate::actors::worker::WorkerMsg;
 use crate::board::Link;
 use crate::error::{Ended, StartError};
-use crate::request::Request;
+use crate::request::{Request, Why};
 use crate::shared::Shared;
 use crate::stats::WorkerState;
 use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind, ProtocolError};
+use cancel::Cancelling;
 
 /// A worker that has closed its port has this long to end by itself, before it is killed.
 const CLOSED_GRACE: Duration = Duration::from_millis(200);
@@ -44,12 +46,12 @@ const TERM_GRACE: Duration = Duration::from_secs(1);
 pub(crate) enum Command {
     /// Run this; sent only to an idle worker.
     Run(Box<Request>),
-    /// The caller of this request went away.
-    Abandon(u64),
-    /// This request's time ran out.
-    Expire(u64),
+    /// This request is given up.
+    Cancel(u64, Why),
     /// Ping the worker, if it is idle, with this token.
     Ping(u64),
+    /// Let this port take over as soon as no call is running, and leave.
+    HandOver(Successor),
     /// Let the worker leave in order: ask, then TERM after the grace, then KILL.
     Exit { grace: Duration },
     /// End the worker now.
@@ -67,6 +69,30 @@ pub(crate) enum PortEnd {
     Died { uptime: Duration, message: String },
 }
 
+/// A port that is ready to serve its slot.
+#[derive(Clone, Debug)]
+pub(crate) struct Successor {
+    pub(crate) epoch: u64,
+    pub(crate) pid: i32,
+    pub(crate) link: Link,
+}
+
+impl Successor {
+    /// It takes calls from now on. The board first: a pool actor that starts just now reads it there.
+    pub(crate) fn take_over(self, shared: &Shared, slot: usize) {
+        let Self { epoch, pid, link } = self;
+        if shared.board.ready(slot, epoch, pid, link.clone()) {
+            shared.startup_ready();
+        }
+        shared.dispatcher(|dispatcher| dispatcher.up(slot, epoch, link.clone()));
+        if link.is_closed() {
+            // It ended before anybody counted on it, and said so too early.
+            shared.board.stopping(slot, epoch);
+            shared.board.down(slot, epoch, None);
+        }
+    }
+}
+
 /// Who a port is, and whom it tells.
 #[derive(Debug)]
 pub(crate) struct PortTask {
@@ -76,7 +102,8 @@ pub(crate) struct PortTask {
     pub(crate) name: String,
     /// The process; 0 until there is one.
     pub(crate) pid: i32,
-    pub(crate) link: Link,
+    /// Keeps the channel of commands open.
+    pub(crate) _link: Link,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     /// Resolves when the worker actor is gone.
     pub(crate) actor_gone: oneshot::Receiver<Infallible>,
@@ -92,6 +119,10 @@ enum Leave {
     /// The port is closed, between frames or within one: by the end of the process, else for this reason.
     Closed(Ended),
     Kill(Ended),
+    /// It is to be replaced.
+    Recycle,
+    /// Another port of its slot takes over.
+    Replaced(Successor),
     Exit {
         grace: Duration,
     },
@@ -102,12 +133,32 @@ struct Live {
     port: Port,
     child: Child,
     current: Option<Box<Request>>,
+    /// A call that Python may still be running, for nobody; there is no other then.
+    cancelling: Option<Cancelling>,
+    /// The port that takes over as soon as no call is running.
+    successor: Option<Successor>,
 }
 
 impl Live {
+    /// Whether it can take a call.
+    fn is_free(&self) -> bool {
+        self.current.is_none() && self.cancelling.is_none()
+    }
+
     /// When the call that is running runs out of time.
     fn deadline(&self) -> Option<tokio::time::Instant> {
         self.current.as_ref().map(|request| request.ticket.deadline.into())
+    }
+
+    /// When there is something to do.
+    fn due(&self) -> Option<tokio::time::Instant> {
+        self.deadline().or_else(|| self.cancelling.as_ref().map(|it| it.due().into()))
+    }
+
+    /// The call that Python is running; 0 for none.
+    fn running(&self) -> u64 {
+        let cancelling = self.cancelling.as_ref().map(Cancelling::id);
+        self.current.as_ref().map(|request| request.ticket.id).or(cancelling).unwrap_or(0)
     }
 }
 
@@ -115,7 +166,8 @@ impl PortTask {
     pub(crate) async fn run(mut self) {
         let end = match self.start().await {
             Ok(mut live) => {
-                self.announce();
+                let ready = WorkerMsg::Ready { epoch: self.epoch, pid: self.pid };
+                let _ = self.worker.send_message(ready);
                 let leave = self.serve(&mut live).await;
                 self.end(live, leave).await
             }
@@ -127,7 +179,7 @@ impl PortTask {
             }
         };
         // An actor that is gone needs no news; its supervisor has them from its end.
-        let _ = self.worker.send_message(WorkerMsg::Ended(end));
+        let _ = self.worker.send_message(WorkerMsg::Ended { epoch: self.epoch, end });
     }
 
     async fn serve(&mut self, live: &mut Live) -> Leave {
@@ -136,13 +188,12 @@ impl PortTask {
         let alarm = tokio::time::sleep(NEVER);
         tokio::pin!(alarm);
         loop {
-            if let Some(deadline) = live.deadline()
-                && deadline < alarm.deadline()
+            if let Some(due) = live.due()
+                && due < alarm.deadline()
             {
-                alarm.as_mut().reset(deadline);
+                alarm.as_mut().reset(due);
             }
-            let running = live.current.as_ref().map_or(0, |request| request.ticket.id);
-            let source = source(&self.shared, &self.name, running);
+            let source = source(&self.shared, &self.name, live.running());
             let event = tokio::select! {
                 biased;
                 _ = &mut self.actor_gone => return Leave::Kill(Ended::Stopped),
@@ -156,13 +207,12 @@ impl PortTask {
                 }
                 () = &mut alarm => {
                     let now = tokio::time::Instant::now();
-                    if live.deadline().is_some_and(|deadline| deadline <= now)
-                        && let Some(request) = live.current.take()
-                    {
-                        request.time_out(now.into_std(), WorkerState::Stopping);
-                        return Leave::Kill(Ended::TimedOut);
+                    if live.deadline().is_some_and(|deadline| deadline <= now) {
+                        self.cancel(live, Why::Expired);
+                    } else if let Some(leave) = self.climb(live, now.into_std()) {
+                        return leave;
                     }
-                    alarm.as_mut().reset(live.deadline().unwrap_or(now + NEVER));
+                    alarm.as_mut().reset(live.due().unwrap_or(now + NEVER));
                     continue;
                 }
                 event = live.port.event(source) => event,
@@ -170,6 +220,10 @@ impl PortTask {
             };
             let leave = match event {
                 Event::Frame(frame) => self.frame(live, frame),
+                Event::Stack(stack) => {
+                    self.stack(live, stack);
+                    None
+                }
                 Event::Closed => Some(Leave::Closed(Ended::ClosedPort)),
                 Event::Broken(error @ ProtocolError::Truncated { .. }) => {
                     Some(Leave::Closed(Ended::Protocol(error.to_string())))
@@ -186,25 +240,20 @@ impl PortTask {
         let holds = |id| live.current.as_ref().is_some_and(|request| request.ticket.id == id);
         match command {
             Command::Run(request) => self.begin(live, request),
-            Command::Abandon(id) if holds(id) => {
-                let request = live.current.take()?;
-                request.ticket.abandon(WorkerState::Stopping);
-                return Some(Leave::Kill(Ended::Abandoned));
-            }
-            Command::Expire(id) if holds(id) => {
-                let request = live.current.take()?;
-                request.time_out(Instant::now(), WorkerState::Stopping);
-                return Some(Leave::Kill(Ended::TimedOut));
-            }
-            // The request has ended meanwhile.
-            Command::Abandon(_) | Command::Expire(_) => {}
-            Command::Ping(token) if live.current.is_none() => {
+            Command::Cancel(id, why) if holds(id) => self.cancel(live, why),
+            // The request has ended meanwhile, or is being ended.
+            Command::Cancel(..) => {}
+            Command::Ping(token) if live.is_free() => {
                 live.port.send(FrameBuilder::bare(Kind::Ping, token).into());
             }
             // It is busy, and not to be judged by a ping.
             Command::Ping(token) => {
                 let _ = self.worker.send_message(WorkerMsg::Pong(token));
             }
+            Command::HandOver(successor) if live.is_free() => {
+                return Some(Leave::Replaced(successor));
+            }
+            Command::HandOver(successor) => live.successor = Some(successor),
             Command::Exit { grace } => return Some(Leave::Exit { grace }),
             Command::Kill(reason) => return Some(Leave::Kill(reason)),
         }
@@ -217,7 +266,7 @@ impl PortTask {
         while let Some(mut request) = next.take() {
             let id = request.ticket.id;
             let now = Instant::now();
-            if live.current.is_some() {
+            if !live.is_free() {
                 self.give_back(request);
             } else if request.ticket.is_abandoned() {
                 request.ticket.abandon(WorkerState::Idle);
@@ -242,6 +291,11 @@ impl PortTask {
 
     fn frame(&self, live: &mut Live, frame: Frame) -> Option<Leave> {
         match frame.kind {
+            Kind::Result | Kind::Error
+                if live.cancelling.as_ref().is_some_and(|it| it.id() == frame.id) =>
+            {
+                self.cancelled(live, &frame)
+            }
             Kind::Result | Kind::Error => {
                 let answers = |request: &mut Box<Request>| request.ticket.id == frame.id;
                 match live.current.take_if(answers) {
@@ -252,6 +306,9 @@ impl PortTask {
                 }
             }
             Kind::Pong => {
+                if let Some(id) = self.fenced(live, frame.id) {
+                    return self.proceed(live, id);
+                }
                 let _ = self.worker.send_message(WorkerMsg::Pong(frame.id));
                 None
             }
@@ -277,13 +334,22 @@ impl PortTask {
         if frame.flags & FLAG_RECYCLE != 0 {
             self.shared.board.stopping(self.slot, self.epoch);
             request.ticket.answer(answer, WorkerState::Stopping);
-            return Some(Leave::Exit { grace: TERM_GRACE });
+            return Some(Leave::Recycle);
         }
         let settled = request.ticket.settle(answer, WorkerState::Idle);
+        let leave = self.proceed(live, id);
+        settled.send();
+        leave
+    }
+
+    /// Call `id` has ended, and the board knows: what next?
+    fn proceed(&self, live: &mut Live, id: u64) -> Option<Leave> {
+        if let Some(successor) = live.successor.take() {
+            return Some(Leave::Replaced(successor));
+        }
         if let Some(next) = self.next(id) {
             self.begin(live, next);
         }
-        settled.send();
         None
     }
 

@@ -155,7 +155,7 @@ fn a_timeout_says_where_the_call_was() {
     running.time_out(later, WorkerState::Stopping);
     for (answer, expected) in [(&mut answer, Stage::Queue), (&mut other, Stage::Run)] {
         match answer.try_recv().unwrap() {
-            Err(Error::Timeout { handler, stage, elapsed, timeout }) => {
+            Err(Error::Timeout { handler, stage, elapsed, timeout, .. }) => {
                 assert_eq!((&*handler, stage), ("größe", expected));
                 assert_eq!(timeout, Duration::from_secs(60));
                 assert!(elapsed >= timeout);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{CLOSED_GRACE, Command, Leave, Live, PortEnd, PortTask, REPORT, TERM_GRACE, source};
+use crate::actors::worker::WorkerMsg;
 use crate::error::{Ended, Error, Exit, WorkerDeath};
 use crate::port::answer::answer;
 use crate::port::process::LauncherGone;
@@ -22,10 +23,23 @@ impl PortTask {
         let Self { slot, epoch, .. } = *self;
         self.shared.board.stopping(slot, epoch);
         self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
+        let (leave, successor) = match leave {
+            Leave::Replaced(successor) => (Leave::Recycle, Some(successor)),
+            leave => (leave, live.successor.take()),
+        };
+        // The slot is not left to this process's last words.
+        if let Some(successor) = successor {
+            successor.take_over(&self.shared, slot);
+            let _ = self.worker.send_message(WorkerMsg::Replaced { epoch });
+        } else if matches!(leave, Leave::Recycle) {
+            let _ = self.worker.send_message(WorkerMsg::Leaving { epoch });
+        }
         self.return_unread().await;
         let (exit, ended) = self.exit(&mut live, leave).await;
-        let running = live.current.as_ref().map_or(0, |request| request.ticket.id);
-        for frame in live.port.drain(self.source(running)) {
+        if let Some(mut cancelling) = live.cancelling.take() {
+            cancelling.answer(live.port.take_dump());
+        }
+        for frame in live.port.drain(self.source(live.running())) {
             self.last_frame(&mut live, &frame);
         }
         let mut message = format!("worker {} (pid {}) {exit}{ended}", self.name, live.child.pid());
@@ -87,14 +101,12 @@ impl PortTask {
                 }
             }
             Leave::Exit { grace } => {
-                live.port.send(FrameBuilder::bare(Kind::Exit, 0).into());
-                if !self.leaves_within(live, grace).await {
-                    live.child.signal(Signal::Term);
-                    if !self.leaves_within(live, TERM_GRACE).await {
-                        live.child.kill_group();
-                    }
-                }
+                self.ask_to_leave(live, grace).await;
                 Ended::Shutdown
+            }
+            Leave::Recycle | Leave::Replaced(_) => {
+                self.ask_to_leave(live, TERM_GRACE).await;
+                Ended::Recycled
             }
         };
         let left =
@@ -104,6 +116,17 @@ impl PortTask {
             Ok(exit) => (exit, ended),
             Err(LauncherGone) if ended == Ended::Itself => (Exit::Unknown, Ended::Launcher),
             Err(LauncherGone) => (Exit::Unknown, ended),
+        }
+    }
+
+    /// Asks the process to leave, then tells it to, then kills it.
+    async fn ask_to_leave(&mut self, live: &mut Live, grace: Duration) {
+        live.port.send(FrameBuilder::bare(Kind::Exit, 0).into());
+        if !self.leaves_within(live, grace).await {
+            live.child.signal(Signal::Term);
+            if !self.leaves_within(live, TERM_GRACE).await {
+                live.child.kill_group();
+            }
         }
     }
 
@@ -120,6 +143,7 @@ impl PortTask {
                 () = &mut until => return false,
                 event = live.port.event(source), if open => match event {
                     Event::Frame(frame) => self.last_frame(live, &frame),
+                    Event::Stack(_) => {}
                     Event::Closed | Event::Broken(_) => open = false,
                 },
             }

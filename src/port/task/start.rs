@@ -7,7 +7,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{CLOSED_GRACE, Command, Live, PortTask, REPORT, source, unexpected};
 use crate::actors::launcher::{LauncherMsg, SpawnOrder};
-use crate::actors::worker::WorkerMsg;
 use crate::error::{Exit, PythonException, StartError};
 use crate::port::{Event, Port};
 use crate::wire::{self, Frame, Kind, ProtocolError};
@@ -33,7 +32,7 @@ impl PortTask {
         };
         self.pid = child.pid();
         self.shared.board.spawned(self.slot, self.epoch, self.pid);
-        let mut live = Live { port, child, current: None };
+        let mut live = Live { port, child, current: None, cancelling: None, successor: None };
         let timeout = self.shared.config.limits.startup_timeout;
         let ready = tokio::time::timeout(timeout, self.ready(&mut live)).await;
         let error = match ready {
@@ -68,6 +67,7 @@ impl PortTask {
                         return Ok(());
                     }
                 }
+                Event::Stack(_) => {}
                 Event::Closed => return Err(self.ended_before_ready(live).await),
                 Event::Broken(error) => return Err(self.broke_protocol(&error)),
             }
@@ -119,16 +119,6 @@ impl PortTask {
 
     fn broke_protocol(&self, error: &ProtocolError) -> StartError {
         StartError::Protocol { what: format!("worker {}", self.name), message: error.to_string() }
-    }
-
-    /// The worker takes calls from now on. The board first: a pool actor that starts just now reads it there.
-    pub(super) fn announce(&self) {
-        let Self { slot, epoch, ref link, .. } = *self;
-        if self.shared.board.ready(slot, epoch, link.clone()) {
-            self.shared.startup_ready();
-        }
-        self.shared.dispatcher(|dispatcher| dispatcher.up(slot, epoch, link.clone()));
-        let _ = self.worker.send_message(WorkerMsg::Ready);
     }
 }
 

@@ -1,0 +1,99 @@
+//! The dump pipe: where faulthandler writes a worker's Python stack, on request or at a fatal signal.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, ready};
+
+use tokio::net::unix::pipe::Receiver;
+
+/// SIGURG's number, which CPython's signal handler writes to the same pipe once the stack is written.
+const END: u8 = 23;
+
+/// Where the frames of Snakepen's own loop begin in a stack; the innermost frame comes first.
+const LOOP: &str = "/snakepen/_serve.py\"";
+
+/// The reading end.
+#[derive(Debug)]
+pub(super) struct Dump {
+    pipe: Receiver,
+    text: Vec<u8>,
+    /// A stack was asked for, and is not there yet.
+    expected: bool,
+}
+
+impl Dump {
+    pub(super) fn new(pipe: OwnedFd) -> io::Result<Self> {
+        let pipe = Receiver::from_owned_fd(pipe)?;
+        Ok(Self { pipe, text: Vec::new(), expected: false })
+    }
+
+    /// A stack is about to be asked for; what is there is of an earlier one.
+    pub(super) fn expect(&mut self) {
+        self.forget();
+        self.expected = true;
+    }
+
+    /// Nothing more is expected; what is there is of no interest.
+    pub(super) fn forget(&mut self) {
+        self.read();
+        self.text.clear();
+        self.expected = false;
+    }
+
+    /// The stack that was asked for, once it is complete; pending for ever if none was.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<String> {
+        while self.expected {
+            self.read();
+            if let Some(end) = self.text.iter().position(|&byte| byte == END) {
+                self.expected = false;
+                return Poll::Ready(tidy(&self.text[..end]));
+            }
+            if ready!(self.pipe.poll_read_ready(cx)).is_err() {
+                self.expected = false;
+            }
+        }
+        Poll::Pending
+    }
+
+    /// What was written last, complete or not.
+    pub(super) fn take(&mut self) -> String {
+        self.read();
+        let text = std::mem::take(&mut self.text);
+        tidy(text.rsplit(|&byte| byte == END).next().unwrap_or_default())
+    }
+
+    fn read(&mut self) {
+        // More than one stack has never been of use; a worker that writes without end must not fill the host's memory.
+        const ENOUGH: usize = 256 << 10;
+        let mut chunk = [0; 4096];
+        while let Ok(count @ 1..) = self.pipe.try_read(&mut chunk) {
+            if self.text.len() > ENOUGH {
+                self.text.clear();
+            }
+            self.text.extend_from_slice(&chunk[..count]);
+        }
+    }
+}
+
+/// Without the frames of Snakepen's own loop.
+fn tidy(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let own = text.find(LOOP).and_then(|at| text[..at].rfind('\n'));
+    own.map_or(&*text, |end| &text[..=end]).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tidy;
+
+    #[test]
+    fn the_frames_of_the_loop_are_cut_away() {
+        let text = "Current thread 0x1 (most recent call first):\n  File \"/h.py\", line 3 in work\n  \
+                    File \"/x/snakepen/_serve.py\", line 80 in _run\n  File \"<string>\", line 9 in <module>\n";
+        assert_eq!(
+            tidy(text.as_bytes()),
+            "Current thread 0x1 (most recent call first):\n  File \"/h.py\", line 3 in work\n"
+        );
+        assert_eq!(tidy(b"no frames\n"), "no frames\n");
+    }
+}

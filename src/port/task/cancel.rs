@@ -1,0 +1,143 @@
+//! The ladder that ends a call before its time: its caller is answered, its Python stack is taken, its handler is asked
+//! to end, and after the grace its worker is killed.
+//!
+//! The worker takes no other call before it has answered this one, and then a ping from the top of its loop: whatever
+//! signal was sent has been delivered by then, and cannot meet the next call.
+
+use std::time::{Duration, Instant};
+
+use super::{Leave, Live, PortTask};
+use crate::board::Held;
+use crate::request::{Request, Why};
+use crate::stats::WorkerState;
+use crate::sys::Signal;
+use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind};
+
+/// A caller waits at most so long for the Python stack.
+const STACK: Duration = Duration::from_millis(5);
+
+/// So often the handler is asked again: it defers the exception within an import, a finalizer or a shield.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// The top of the loop is this near.
+const FENCE: Duration = Duration::from_secs(1);
+
+/// Tokens of pings that follow a cancelled call, apart from those of the worker actor.
+const FENCE_TOKEN: u64 = 1 << 63;
+
+/// A call that is being ended.
+#[derive(Debug)]
+pub(super) struct Cancelling {
+    held: Held,
+    why: Why,
+    /// Its caller still waits, for the Python stack.
+    caller: Option<Box<Request>>,
+    answer_at: Instant,
+    again_at: Instant,
+    kill_at: Instant,
+    /// The handler has ended; the worker has to answer a ping.
+    fenced: bool,
+}
+
+impl Cancelling {
+    pub(super) fn id(&self) -> u64 {
+        self.held.id
+    }
+
+    /// When there is something to do next.
+    pub(super) fn due(&self) -> Instant {
+        let answer_at = self.caller.as_ref().map(|_| self.answer_at);
+        let again_at = (!self.fenced).then_some(self.again_at);
+        [answer_at, again_at].into_iter().flatten().fold(self.kill_at, Instant::min)
+    }
+
+    /// Answers a caller who still waits for the stack.
+    pub(super) fn answer(&mut self, stack: String) {
+        if let Some(request) = self.caller.take() {
+            request.give_up(self.why, Instant::now(), stack, WorkerState::Cancelling);
+        }
+    }
+}
+
+impl PortTask {
+    /// Begins to end the call that is running.
+    pub(super) fn cancel(&self, live: &mut Live, why: Why) {
+        let Some(request) = live.current.take() else {
+            return;
+        };
+        let Some(held) = request.ticket.held() else {
+            return;
+        };
+        live.port.ask_to_cancel(held.id);
+        live.child.signal(Signal::Urg);
+        let now = Instant::now();
+        let mut cancelling = Cancelling {
+            held,
+            why,
+            caller: Some(request),
+            answer_at: now + STACK,
+            again_at: now + AGAIN,
+            kill_at: now + self.shared.config.limits.cancel_grace.max(STACK),
+            fenced: false,
+        };
+        if why == Why::Abandoned {
+            cancelling.answer(String::new());
+        }
+        live.cancelling = Some(cancelling);
+    }
+
+    /// The Python stack of a call that is being ended.
+    pub(super) fn stack(&self, live: &mut Live, stack: String) {
+        let Some(cancelling) = &mut live.cancelling else {
+            return;
+        };
+        if cancelling.caller.is_some() {
+            cancelling.answer(stack);
+        } else {
+            let (worker, request) = (&*self.name, cancelling.id());
+            let stack = stack.trim_end();
+            tracing::info!(worker, request, "Python was here when its call was given up:\n{stack}");
+        }
+    }
+
+    /// The next step, if it is time for one.
+    pub(super) fn climb(&self, live: &mut Live, now: Instant) -> Option<Leave> {
+        let cancelling = live.cancelling.as_mut()?;
+        if cancelling.answer_at <= now {
+            cancelling.answer(String::new());
+        }
+        if cancelling.kill_at <= now {
+            return Some(Leave::Kill(cancelling.why.ended()));
+        }
+        if cancelling.again_at <= now && !cancelling.fenced {
+            cancelling.again_at = now + AGAIN;
+            live.child.signal(Signal::Urg);
+        }
+        None
+    }
+
+    /// The handler of a cancelled call has ended, one way or another; nobody waits for how.
+    pub(super) fn cancelled(&self, live: &mut Live, frame: &Frame) -> Option<Leave> {
+        let cancelling = live.cancelling.as_mut()?;
+        cancelling.answer(String::new());
+        if frame.flags & FLAG_RECYCLE != 0 {
+            return Some(Leave::Recycle);
+        }
+        cancelling.fenced = true;
+        cancelling.kill_at = cancelling.kill_at.max(Instant::now() + FENCE);
+        let token = FENCE_TOKEN | cancelling.id();
+        live.port.send(FrameBuilder::bare(Kind::Ping, token).into());
+        None
+    }
+
+    /// The cancelled call after which this PONG says that the worker is free.
+    pub(super) fn fenced(&self, live: &mut Live, token: u64) -> Option<u64> {
+        let fence = |cancelling: &mut Cancelling| {
+            cancelling.fenced && token == FENCE_TOKEN | cancelling.id()
+        };
+        let Cancelling { held, .. } = live.cancelling.take_if(fence)?;
+        live.port.cancelled();
+        self.shared.board.freed(held);
+        Some(held.id)
+    }
+}
