@@ -20,6 +20,9 @@ const THREAD_VARIABLES: [&str; 5] = [
     "NUMEXPR_NUM_THREADS",
 ];
 
+/// Workers that are replaced faster than this do nothing else.
+const MIN_AGE: Duration = Duration::from_secs(1);
+
 /// The most workers that a pool can have.
 const MAX_WORKERS: usize = 4096;
 
@@ -41,6 +44,21 @@ pub struct Builder {
     fresh_interpreter: bool,
     reuse_after_cancel: bool,
     limits: Limits,
+    worker_limits: WorkerLimits,
+}
+
+/// What one worker may use.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WorkerLimits {
+    pub(crate) requests: Option<u64>,
+    pub(crate) age: Option<Duration>,
+    /// Soft, in bytes.
+    pub(crate) resident: Option<u64>,
+    /// Hard, in bytes.
+    pub(crate) memory: Option<u64>,
+    /// Of one call.
+    pub(crate) cpu: Option<Duration>,
+    pub(crate) open_files: Option<usize>,
 }
 
 /// The numbers among the options.
@@ -96,6 +114,7 @@ impl Builder {
                 cancel_grace: Duration::from_secs(1),
             },
             reuse_after_cancel: false,
+            worker_limits: WorkerLimits::default(),
         }
     }
 
@@ -252,6 +271,54 @@ impl Builder {
         self
     }
 
+    /// Replaces a worker after it has answered so many calls, up to a tenth fewer for some so that they are not all
+    /// replaced at once. Default: never.
+    ///
+    /// The replacement is ready before the worker leaves, between two calls: no call waits for it. The same holds for
+    /// [`max_age`](Builder::max_age), [`max_resident`](Builder::max_resident) and
+    /// [`max_open_files`](Builder::max_open_files).
+    pub fn max_requests(mut self, calls: u64) -> Self {
+        self.worker_limits.requests = Some(calls);
+        self
+    }
+
+    /// Replaces a worker that is older than this, up to a tenth earlier for some. Default: never.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.worker_limits.age = Some(age);
+        self
+    }
+
+    /// Replaces a worker whose resident memory is above this many bytes after a call. Default: never.
+    pub fn max_resident(mut self, bytes: u64) -> Self {
+        self.worker_limits.resident = Some(bytes);
+        self
+    }
+
+    /// Replaces a worker that has more descriptors open than this after a call. Default: never.
+    pub fn max_open_files(mut self, count: usize) -> Self {
+        self.worker_limits.open_files = Some(count);
+        self
+    }
+
+    /// Kills a worker whose resident memory is above this many bytes while a call runs; the call fails with
+    /// [`Error::WorkerDied`], which says so. Default: no limit.
+    ///
+    /// The size is looked at every 50 ms, so a handler that allocates 1 GiB/s overshoots by some 50 MiB. What is forked
+    /// from the launcher counts in each worker; processes that a handler starts don't count.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.worker_limits.memory = Some(bytes);
+        self
+    }
+
+    /// Cancels a call whose worker has used more processor time than this for it; the call fails with
+    /// [`Error::CpuTime`]. Default: no limit.
+    ///
+    /// It is looked at every 50 ms, and counts what threads of the handler use.
+    pub fn cpu_limit(mut self, time: Duration) -> Self {
+        self.worker_limits.cpu = Some(time);
+        self
+    }
+
     /// Starts the pool; returns when all its workers are ready, or with the reason why they are not. In the
     /// latter case no process is left.
     ///
@@ -321,6 +388,12 @@ impl Builder {
                 );
             }
         }
+        if self.worker_limits.requests == Some(0) {
+            return reject("max_requests", "a worker answers one call at least");
+        }
+        if self.worker_limits.age.is_some_and(|age| age < MIN_AGE) {
+            return reject("max_age", "a worker lives for a second at least");
+        }
         let working_dir = self.working_dir.map(|dir| absolute("working_dir", dir)).transpose()?;
         if let Some(directory) = &working_dir
             && !directory.is_dir()
@@ -355,6 +428,7 @@ impl Builder {
             preload: self.preload,
             fresh_interpreter: self.fresh_interpreter,
             reuse_after_cancel: self.reuse_after_cancel,
+            worker_limits: self.worker_limits,
             limits: self.limits.clamped(),
         })
     }
@@ -409,6 +483,7 @@ pub(crate) struct Config {
     preload: Vec<String>,
     fresh_interpreter: bool,
     reuse_after_cancel: bool,
+    pub(crate) worker_limits: WorkerLimits,
     pub(crate) limits: Limits,
 }
 

@@ -161,6 +161,22 @@ pub enum Error {
         python_stack: String,
     },
 
+    /// The call used more processor time than the pool's [`cpu_limit`](crate::Builder::cpu_limit). It is being cancelled.
+    #[error(
+        "run: `{handler}` used {used:.1?} of processor time, the limit is {limit:?}{}",
+        stack(Stage::Run, python_stack)
+    )]
+    CpuTime {
+        /// The handler that was called.
+        handler: String,
+        /// What it had used when that was noticed.
+        used: Duration,
+        /// The pool's `cpu_limit`.
+        limit: Duration,
+        /// Where Python was, as in [`Error::Timeout`].
+        python_stack: String,
+    },
+
     /// The worker died, or was ended, while it held the call.
     #[error("run: {0}")]
     WorkerDied(Arc<WorkerDeath>),
@@ -205,7 +221,10 @@ impl Error {
             | Error::NoSuchWorker { .. } => false,
             Error::Timeout { stage, .. } | Error::Cancelled { stage, .. } => *stage == Stage::Run,
             Error::WorkerDied(death) => death.started,
-            Error::Python { .. } | Error::BadResult { .. } | Error::Decode { .. } => true,
+            Error::Python { .. }
+            | Error::BadResult { .. }
+            | Error::Decode { .. }
+            | Error::CpuTime { .. } => true,
         }
     }
 
@@ -227,6 +246,7 @@ impl Error {
             | Error::BadResult { .. }
             | Error::Decode { .. }
             | Error::Cancelled { .. }
+            | Error::CpuTime { .. }
             | Error::Closed { .. }
             | Error::NoSuchWorker { .. } => false,
         };
@@ -310,6 +330,17 @@ pub enum Ended {
     Abandoned,
     /// The call that it was running was cancelled, and its handler did not end within the grace.
     Cancelled,
+    /// It held more memory than the pool's [`memory_limit`](crate::Builder::memory_limit).
+    Memory {
+        /// Its resident memory in bytes when that was noticed.
+        resident: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The call that it was running used too much processor time, and its handler did not end within the grace.
+    CpuTime,
+    /// It had been stopped by a signal, as by SIGSTOP.
+    Suspended,
     /// It was to be replaced, as after a cancelled call or a `MemoryError`.
     Recycled,
     /// The pool was shut down.
@@ -332,6 +363,13 @@ impl fmt::Display for Ended {
             Ended::TimedOut => f.write_str(" because its call ran out of time"),
             Ended::Abandoned => f.write_str(" because its caller went away"),
             Ended::Cancelled => f.write_str(" because its call was cancelled"),
+            Ended::Memory { resident, limit } => {
+                let mib = |bytes: &u64| bytes >> 20;
+                let (resident, limit) = (mib(resident), mib(limit));
+                write!(f, " because it held {resident} MiB of memory, the limit is {limit} MiB")
+            }
+            Ended::CpuTime => f.write_str(" because its call used too much processor time"),
+            Ended::Suspended => f.write_str(" because it had been stopped by a signal (SIGSTOP?)"),
             Ended::Recycled => f.write_str(" to be replaced"),
             Ended::Shutdown => f.write_str(" because the pool was shut down"),
             Ended::Stopped => f.write_str(" because its actor was stopped"),

@@ -27,6 +27,8 @@ pub(crate) enum Why {
     Abandoned,
     /// Its caller asked for it.
     Asked,
+    /// It has used so much processor time.
+    Cpu(Duration),
 }
 
 impl Why {
@@ -36,6 +38,7 @@ impl Why {
             Why::Expired => Ended::TimedOut,
             Why::Abandoned => Ended::Abandoned,
             Why::Asked => Ended::Cancelled,
+            Why::Cpu(_) => Ended::CpuTime,
         }
     }
 }
@@ -95,6 +98,10 @@ impl Request {
         let error = match why {
             Why::Expired => Error::Timeout { handler, stage, elapsed, timeout, python_stack },
             Why::Asked => Error::Cancelled { handler, stage, elapsed, python_stack },
+            Why::Cpu(used) => {
+                let limit = self.ticket.shared.config.worker_limits.cpu.unwrap_or_default();
+                Error::CpuTime { handler, used, limit, python_stack }
+            }
             Why::Abandoned => return self.ticket.abandon(after),
         };
         self.ticket.answer(Err(error), after);

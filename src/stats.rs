@@ -47,6 +47,8 @@ pub struct Failures {
     pub timeout_queued: u64,
     /// Timed out while running.
     pub timeout_running: u64,
+    /// Used too much processor time.
+    pub cpu_time: u64,
     /// Cancelled by a handle.
     pub cancelled: u64,
     /// The caller dropped its future.
@@ -70,6 +72,7 @@ impl Failures {
             unknown_handler,
             timeout_queued,
             timeout_running,
+            cpu_time,
             cancelled,
             abandoned,
             worker_died,
@@ -82,6 +85,7 @@ impl Failures {
             + unknown_handler
             + timeout_queued
             + timeout_running
+            + cpu_time
             + cancelled
             + abandoned
             + worker_died

@@ -3,6 +3,8 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("snakepen runs on Linux only: it needs pidfd, memfd, PDEATHSIG and SCM_RIGHTS");
 
+mod proc;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -20,6 +22,8 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
 };
 use rustix::pipe::PipeFlags;
+
+pub(crate) use proc::{open_files, usage};
 
 /// Wanted size of a port's socket buffers in bytes; the kernel caps it at `net.core.wmem_max`.
 /// 1 MiB there and back takes 811 µs with the kernel's default and 312 µs with 4 MiB.

@@ -18,6 +18,7 @@ use crate::pool::WorkerHandle;
 use crate::port::Command;
 use crate::port::task::{PortEnd, PortTask, Successor};
 use crate::shared::Shared;
+use crate::sys;
 
 /// A replacement that did not start is tried again after this time; the worker serves on meanwhile.
 const RETRY: Duration = Duration::from_secs(5);
@@ -37,7 +38,7 @@ pub(crate) enum WorkerMsg {
     Pong(u64),
     /// From the port: the process has ended.
     Ended { epoch: u64, end: PortEnd },
-    /// It is time to look after an idle worker.
+    /// It is time to look after the worker.
     HealthTick,
     /// The ping of this token has had its time.
     PingTimeout(u64),
@@ -141,7 +142,7 @@ impl Actor for Worker {
                     state.start_unless_stopping(&myself);
                 }
             }
-            WorkerMsg::HealthTick => state.ping(&myself),
+            WorkerMsg::HealthTick => state.look_after(&myself),
             WorkerMsg::Pong(token) => {
                 state.pinged.take_if(|pinged| *pinged == token);
             }
@@ -287,8 +288,15 @@ impl State {
         Ok(())
     }
 
-    fn ping(&mut self, myself: &ActorRef<WorkerMsg>) {
-        if self.pinged.is_none() && !self.shared.board.is_busy(self.slot) {
+    /// Looks after the process: one that is busy does not answer pings, and must not be stopped.
+    fn look_after(&mut self, myself: &ActorRef<WorkerMsg>) {
+        if self.shared.board.is_busy(self.slot) {
+            let pid = self.port.as_ref().and_then(|port| port.pid);
+            let usage = pid.and_then(|pid| sys::usage(pid).ok());
+            if usage.is_some_and(|usage| usage.stopped) {
+                self.tell(Command::Kill(Ended::Suspended));
+            }
+        } else if self.pinged.is_none() {
             self.tokens += 1;
             let token = self.tokens;
             self.pinged = Some(token);

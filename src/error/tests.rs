@@ -77,6 +77,16 @@ fn table() -> Vec<(Error, bool, bool)> {
         (Error::WorkerDied(Arc::new(death(false))), false, true),
         (cancelled(Stage::Queue), false, false),
         (cancelled(Stage::Run), true, false),
+        (
+            Error::CpuTime {
+                handler: text("add"),
+                used: Duration::from_millis(2100),
+                limit: Duration::from_secs(2),
+                python_stack: String::new(),
+            },
+            true,
+            false,
+        ),
         (Error::Restarted { pool: text("demo") }, false, true),
         (Error::Closed { pool: text("demo") }, false, false),
         (Error::NoSuchWorker { name: text("demo/worker/9"), workers: Some(8) }, false, false),
@@ -99,9 +109,10 @@ fn table() -> Vec<(Error, bool, bool)> {
         Error::Closed { .. } => 13,
         Error::NoSuchWorker { .. } => 14,
         Error::Cancelled { .. } => 15,
+        Error::CpuTime { .. } => 16,
     };
     let numbers: std::collections::BTreeSet<_> = table.iter().map(|row| number(&row.0)).collect();
-    assert!(numbers.into_iter().eq(0..16), "a variant is missing");
+    assert!(numbers.into_iter().eq(0..17), "a variant is missing");
     table
 }
 
@@ -136,6 +147,7 @@ fn each_says_where_it_failed_and_what_it_was_about() {
         &["run", "demo/worker/3", "pid 42", "SIGSEGV", "before it had started `add`"],
         &["cancelled in the queue", "1.5s", "`add`"],
         &["cancelled while running", "1.5s", "`add`", "Python was here", "h.py"],
+        &["run", "`add`", "2.1s", "limit is 2s"],
         &["queue", "`demo`", "restarted", "call again"],
         &["`demo`", "shut down"],
         &["`demo/worker/9`"],

@@ -19,7 +19,7 @@ use crate::error::{Exit, StartError};
 use crate::port::output::Source;
 use crate::port::process::Child;
 use crate::shared::Shared;
-use crate::sys::Process;
+use crate::sys::{self, Process};
 use crate::wire;
 
 /// At most so many spawns are under way: each has five descriptors in flight, which the kernel counts.
@@ -27,6 +27,9 @@ const UNDER_WAY: usize = 16;
 
 /// A launcher that was asked to leave has this long.
 const LEAVE: Duration = Duration::from_secs(1);
+
+/// A launcher that was given an order is looked after no later than this.
+const SOON: Duration = Duration::from_secs(1);
 
 /// The bootstrap's exit status for a Python that is too old.
 const UNSUPPORTED: i32 = 96;
@@ -239,6 +242,9 @@ impl LauncherTask {
                     Err(error) => return Leave::Died(format!("broke its protocol: {error}")),
                 },
                 () = &mut timer => {
+                    if sys::usage(launcher.pid()).is_ok_and(|usage| usage.stopped) {
+                        return Leave::Died("is stopped by a signal (SIGSTOP?)".to_owned());
+                    }
                     if pinged.is_some() {
                         return Leave::Died("did not answer a ping".to_owned());
                     }
@@ -250,7 +256,14 @@ impl LauncherTask {
                     timer.as_mut().reset(Instant::now() + timeout);
                 }
                 order = self.orders.recv() => match order {
-                    Some(Order::Spawn(order)) => book.waiting.push_back(order),
+                    Some(Order::Spawn(order)) => {
+                        book.waiting.push_back(order);
+                        // Somebody waits for it: if it is stopped, that shows soon.
+                        let soon = Instant::now() + SOON;
+                        if pinged.is_none() && soon < timer.deadline() {
+                            timer.as_mut().reset(soon);
+                        }
+                    }
                     Some(Order::Exit) | None => return Leave::Ordered,
                 },
             }

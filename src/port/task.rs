@@ -5,6 +5,7 @@
 
 mod cancel;
 mod end;
+mod limits;
 mod start;
 
 use std::convert::Infallible;
@@ -28,6 +29,7 @@ use crate::shared::Shared;
 use crate::stats::WorkerState;
 use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind, ProtocolError};
 use cancel::Cancelling;
+use limits::Meter;
 
 /// A worker that has closed its port has this long to end by itself, before it is killed.
 const CLOSED_GRACE: Duration = Duration::from_millis(200);
@@ -137,6 +139,7 @@ struct Live {
     cancelling: Option<Cancelling>,
     /// The port that takes over as soon as no call is running.
     successor: Option<Successor>,
+    meter: Meter,
 }
 
 impl Live {
@@ -152,7 +155,9 @@ impl Live {
 
     /// When there is something to do.
     fn due(&self) -> Option<tokio::time::Instant> {
-        self.deadline().or_else(|| self.cancelling.as_ref().map(|it| it.due().into()))
+        let cancelling = || self.cancelling.as_ref().map(|it| it.due().into());
+        let call = self.deadline().or_else(cancelling);
+        [call, self.meter.due().map(Into::into)].into_iter().flatten().min()
     }
 
     /// The call that Python is running; 0 for none.
@@ -209,7 +214,9 @@ impl PortTask {
                     let now = tokio::time::Instant::now();
                     if live.deadline().is_some_and(|deadline| deadline <= now) {
                         self.cancel(live, Why::Expired);
-                    } else if let Some(leave) = self.climb(live, now.into_std()) {
+                    }
+                    let leave = self.climb(live, now.into_std());
+                    if let Some(leave) = leave.or_else(|| self.look(live, now.into_std())) {
                         return leave;
                     }
                     alarm.as_mut().reset(live.due().unwrap_or(now + NEVER));
@@ -278,6 +285,7 @@ impl PortTask {
             } else {
                 live.port.send(request.frame());
                 live.current = Some(request);
+                self.meter_begin(live);
             }
         }
     }
@@ -344,6 +352,7 @@ impl PortTask {
 
     /// Call `id` has ended, and the board knows: what next?
     fn proceed(&self, live: &mut Live, id: u64) -> Option<Leave> {
+        self.meter_end(live);
         if let Some(successor) = live.successor.take() {
             return Some(Leave::Replaced(successor));
         }

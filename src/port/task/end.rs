@@ -48,9 +48,11 @@ impl PortTask {
         }
         let uptime = self.shared.board.down(slot, epoch, Some(message.clone()));
         match ended {
-            Ended::Itself | Ended::ClosedPort | Ended::Protocol(_) | Ended::Unhealthy => {
-                PortEnd::Died { uptime: uptime.unwrap_or_default(), message }
-            }
+            Ended::Itself
+            | Ended::ClosedPort
+            | Ended::Protocol(_)
+            | Ended::Unhealthy
+            | Ended::Suspended => PortEnd::Died { uptime: uptime.unwrap_or_default(), message },
             _ => PortEnd::Intended,
         }
     }

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::limits::Meter;
 use super::{CLOSED_GRACE, Command, Live, PortTask, REPORT, source, unexpected};
 use crate::actors::launcher::{LauncherMsg, SpawnOrder};
 use crate::error::{Exit, PythonException, StartError};
@@ -32,7 +33,14 @@ impl PortTask {
         };
         self.pid = child.pid();
         self.shared.board.spawned(self.slot, self.epoch, self.pid);
-        let mut live = Live { port, child, current: None, cancelling: None, successor: None };
+        let mut live = Live {
+            port,
+            child,
+            current: None,
+            cancelling: None,
+            successor: None,
+            meter: Meter::new(&self.shared.config.worker_limits),
+        };
         let timeout = self.shared.config.limits.startup_timeout;
         let ready = tokio::time::timeout(timeout, self.ready(&mut live)).await;
         let error = match ready {
