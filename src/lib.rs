@@ -95,6 +95,7 @@ mod launcher;
 mod package;
 mod pool;
 mod port;
+mod reload;
 mod request;
 mod scheduler;
 mod shared;

@@ -13,6 +13,7 @@ use crate::actors::worker::WorkerMsg;
 use crate::call::Call;
 use crate::config::{Builder, Config};
 use crate::error::Error;
+use crate::reload;
 use crate::shared::{PoolCell, Shared, Startup};
 use crate::stats::{Stats, WorkerInfo};
 
@@ -160,6 +161,21 @@ impl Pool {
     /// What each of its workers is doing, by slot.
     pub fn workers(&self) -> Vec<WorkerInfo> {
         self.anchor.shared.board.workers(&self.anchor.shared.config)
+    }
+
+    /// Loads the Python code anew, as it is now: a new launcher imports what is preloaded, and then one worker after the
+    /// other is replaced by one of it, between two calls. No call fails or waits for it. Goes on in the background if the
+    /// future is dropped; of several reloads at once, each runs after the other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Start`] with the traceback if the code does not load; the pool then serves with the code that it had.
+    pub async fn reload(&self) -> Result<(), Error> {
+        let reload = tokio::spawn(reload::reload(Arc::clone(&self.anchor.shared)));
+        match reload.await {
+            Ok(done) => done.map_err(Error::Start),
+            Err(_) => Err(Error::Closed { pool: self.name().to_owned() }),
+        }
     }
 
     /// Shuts the pool down and returns when no process of it is left.

@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) launchers: TaskTracker,
     /// Set once the pool has started.
     pub(crate) anchor: OnceLock<Weak<Anchor>>,
+    /// Held by the reload that is under way.
+    pub(crate) reloading: tokio::sync::Mutex<()>,
     next_id: AtomicU64,
     closed: AtomicBool,
 }
@@ -72,6 +74,7 @@ impl Shared {
             ports: TaskTracker::new(),
             launchers: TaskTracker::new(),
             anchor: OnceLock::new(),
+            reloading: tokio::sync::Mutex::new(()),
             next_id: AtomicU64::new(1),
             closed: AtomicBool::new(false),
         }

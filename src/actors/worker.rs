@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::launcher::LauncherMsg;
 use crate::board::Link;
-use crate::error::Ended;
+use crate::error::{Ended, StartError};
 use crate::pool::WorkerHandle;
 use crate::port::Command;
 use crate::port::task::{PortEnd, PortTask, Successor};
@@ -30,6 +30,8 @@ pub(crate) enum WorkerMsg {
     Ready { epoch: u64, pid: i32 },
     /// From a port that should be replaced, and serves until then; or from whoever wants that.
     Recycle { epoch: u64 },
+    /// Replace the worker by one of the launcher that takes orders now; the answer is sent once that serves.
+    Roll(Roll),
     /// From a port that takes no more calls and is to be replaced.
     Leaving { epoch: u64 },
     /// From a port whose successor has taken over.
@@ -62,6 +64,8 @@ pub(crate) struct Arguments {
     pub(crate) launcher: ActorRef<LauncherMsg>,
 }
 
+type Roll = RpcReplyPort<Result<(), Arc<StartError>>>;
+
 /// A port of this worker's.
 struct Served {
     epoch: u64,
@@ -80,6 +84,10 @@ pub(crate) struct State {
     port: Option<Served>,
     /// The port that is to take over.
     next: Option<Served>,
+    /// Who waits for the next port to take over.
+    rolling: Option<Roll>,
+    /// Who waits for one after that: a replacement that is under way may be of the former launcher.
+    rolls: Vec<Roll>,
     /// Ports that take no more calls, until they have ended.
     leaving: Vec<Served>,
     stopping: bool,
@@ -106,6 +114,8 @@ impl Actor for Worker {
             launcher,
             port: None,
             next: None,
+            rolling: None,
+            rolls: Vec::new(),
             leaving: Vec::new(),
             stopping: false,
             pinged: None,
@@ -130,6 +140,9 @@ impl Actor for Worker {
                     state.next = Some(state.start_next(&myself));
                 }
             }
+            WorkerMsg::Roll(reply) => {
+                state.rolls.push(reply);
+            }
             WorkerMsg::Leaving { epoch } => {
                 if state.left(epoch) {
                     state.promote();
@@ -139,6 +152,8 @@ impl Actor for Worker {
             WorkerMsg::Replaced { epoch } => {
                 if state.left(epoch) {
                     state.port = state.next.take();
+                    state.pinged = None;
+                    state.rolled(Ok(()));
                     state.start_unless_stopping(&myself);
                 }
             }
@@ -163,8 +178,9 @@ impl Actor for Worker {
                 // Whoever asked may be gone.
                 let _ = reply.send(handle);
             }
-            WorkerMsg::Ended { epoch, end } => return state.ended(&myself, epoch, end),
+            WorkerMsg::Ended { epoch, end } => state.ended(&myself, epoch, end)?,
         }
+        state.roll(&myself);
         Ok(())
     }
 
@@ -221,10 +237,39 @@ impl State {
             port.pid = Some(pid);
             let successor = Successor { epoch, pid, link: port.link.clone() };
             successor.take_over(&self.shared, self.slot);
+            self.rolled(Ok(()));
         } else if let Some(next) = self.next.as_mut().filter(|next| next.epoch == epoch) {
             next.pid = Some(pid);
             let successor = Successor { epoch, pid, link: next.link.clone() };
-            self.tell(Command::HandOver(successor));
+            match &self.port {
+                // One that is not ready itself has nothing to hand over.
+                Some(Served { epoch, pid: None, .. }) => {
+                    let epoch = *epoch;
+                    self.tell(Command::Kill(Ended::Recycled));
+                    self.left(epoch);
+                    self.promote();
+                }
+                _ => self.tell(Command::HandOver(successor)),
+            }
+        }
+    }
+
+    /// Starts a replacement for who waits for one, unless one is under way.
+    fn roll(&mut self, myself: &ActorRef<WorkerMsg>) {
+        if self.next.is_none()
+            && self.rolling.is_none()
+            && !self.stopping
+            && let Some(reply) = self.rolls.pop()
+        {
+            self.rolling = Some(reply);
+            self.next = Some(self.start_next(myself));
+        }
+    }
+
+    /// Answers who waits for the next port.
+    fn rolled(&mut self, answer: Result<(), Arc<StartError>>) {
+        if let Some(reply) = self.rolling.take() {
+            let _ = reply.send(answer);
         }
     }
 
@@ -237,7 +282,6 @@ impl State {
     }
 
     fn start_unless_stopping(&mut self, myself: &ActorRef<WorkerMsg>) {
-        self.pinged = None;
         if self.port.is_none() && !self.stopping {
             self.port = Some(self.start_next(myself));
         }
@@ -245,10 +289,12 @@ impl State {
 
     /// The next port, if there is one, serves from now on: at once, or when it is ready.
     fn promote(&mut self) {
+        self.pinged = None;
         self.port = self.next.take();
         if let Some(Served { epoch, link, pid: Some(pid), .. }) = &self.port {
             let successor = Successor { epoch: *epoch, pid: *pid, link: link.clone() };
             successor.take_over(&self.shared, self.slot);
+            self.rolled(Ok(()));
         }
     }
 
@@ -260,7 +306,13 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         let (worker, shared) = (self.shared.config.worker_name(self.slot), &self.shared);
         if self.next.take_if(|next| next.epoch == epoch).is_some() {
-            if let (PortEnd::StartFailed(error), Some(port)) = (&end, &self.port) {
+            if self.rolling.is_some() {
+                self.rolled(Err(match end {
+                    PortEnd::StartFailed(error) => error,
+                    PortEnd::Died { message, .. } => Arc::new(StartError::System(message)),
+                    PortEnd::Intended => Arc::new(StartError::Stopped { what: worker }),
+                }));
+            } else if let (PortEnd::StartFailed(error), Some(port)) = (&end, &self.port) {
                 tracing::error!(pool = shared.config.name, worker, %error, "its replacement did not start");
                 let epoch = port.epoch;
                 myself.send_after(RETRY, move || WorkerMsg::Recycle { epoch });

@@ -49,6 +49,8 @@ pub(crate) enum LauncherEnd {
 #[derive(Debug)]
 pub(crate) enum Order {
     Spawn(SpawnOrder),
+    /// Leave in order once no worker of it is left.
+    Retire,
     /// Leave in order.
     Exit,
 }
@@ -57,6 +59,8 @@ pub(crate) enum Order {
 pub(crate) struct LauncherTask {
     pub(crate) shared: Arc<Shared>,
     pub(crate) name: String,
+    /// Which of the launcher actor's processes this is.
+    pub(crate) generation: u64,
     pub(crate) orders: mpsc::UnboundedReceiver<Order>,
     /// Spawn orders that came before the launcher was ready.
     pub(crate) early: VecDeque<SpawnOrder>,
@@ -106,6 +110,8 @@ impl LauncherTask {
             }
             Ok(mut launcher) => {
                 let ready = Instant::now();
+                let generation = self.generation;
+                let _ = self.actor.send_message(LauncherMsg::Ready { generation });
                 let waiting = std::mem::take(&mut self.early);
                 let mut book = Book { waiting, ..Book::default() };
                 let leave = self.serve(&mut launcher, &mut book).await;
@@ -114,7 +120,8 @@ impl LauncherTask {
                 self.end(launcher, leave, ready.elapsed()).await
             }
         };
-        let _ = self.actor.send_message(LauncherMsg::Ended(end));
+        let generation = self.generation;
+        let _ = self.actor.send_message(LauncherMsg::Ended { generation, end });
     }
 
     // === Start ===
@@ -217,6 +224,7 @@ impl LauncherTask {
         let timeout = self.shared.config.limits.health_timeout;
         let mut tokens = 0;
         let mut pinged = None;
+        let mut retiring = false;
         if let Err(error) = book.spawn_next(launcher).await {
             return Leave::Died(format!("takes no orders: {error}"));
         }
@@ -264,8 +272,12 @@ impl LauncherTask {
                             timer.as_mut().reset(soon);
                         }
                     }
+                    Some(Order::Retire) => retiring = true,
                     Some(Order::Exit) | None => return Leave::Ordered,
                 },
+            }
+            if retiring && book.is_done() {
+                return Leave::Ordered;
             }
             if let Err(error) = book.spawn_next(launcher).await {
                 return Leave::Died(format!("takes no orders: {error}"));
@@ -324,6 +336,11 @@ fn source<'a>(shared: &'a Shared, name: &'a str) -> Source<'a> {
 }
 
 impl Book {
+    /// Whether nobody waits for a spawn or an exit.
+    fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.under_way.is_empty() && self.exits.is_empty()
+    }
+
     /// Passes on as many spawn orders as may be under way.
     async fn spawn_next(&mut self, launcher: &LauncherProcess) -> io::Result<()> {
         while self.under_way.len() < UNDER_WAY

@@ -1,0 +1,125 @@
+//! A worker that has served its time, or holds too much, is replaced between two calls, and the slot is never without one;
+//! a call that takes too much is ended, and says what it took.
+//!
+//! A naive pool kills the old worker first and lets calls wait for the new one, or lets it grow until the machine does it.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{eventually, finish, is_alive, pids, pool, whole};
+use snakepen::{Builder, Ended, Error, Exit};
+
+fn limited() -> Builder {
+    pool("limits.py")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_are_replaced_after_so_many_calls_and_capacity_never_drops() {
+    let pool = limited().workers(2).max_requests(20).start().await.unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let watch = {
+        let (pool, over) = (pool.clone(), Arc::clone(&over));
+        tokio::spawn(async move {
+            let mut least = usize::MAX;
+            while !over.load(Ordering::Relaxed) {
+                least = least.min(pool.stats().ready);
+                tokio::task::yield_now().await;
+            }
+            least
+        })
+    };
+    let mut seen = BTreeSet::new();
+    for _ in 0..400 {
+        seen.insert(pool.call::<i32>("pid", ()).await.unwrap());
+    }
+    over.store(true, Ordering::Relaxed);
+    assert_eq!(watch.await.unwrap(), 2, "a slot was without a worker");
+    assert!(seen.len() >= 5, "only {} processes for 400 calls", seen.len());
+    let stats = pool.stats();
+    assert_eq!((stats.completed, stats.failed.total()), (400, 0));
+    assert!(stats.restarts >= 4, "{stats:?}");
+    let now = pids(&pool);
+    eventually("the former ones have left", || {
+        seen.iter().all(|pid| now.contains(pid) || pids(&pool).contains(pid) || !is_alive(*pid))
+    })
+    .await;
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn an_old_worker_is_replaced() {
+    let pool = limited().workers(2).max_age(Duration::from_secs(1)).start().await.unwrap();
+    let before = pids(&pool);
+    eventually("all are replaced", || pool.workers().iter().all(|worker| worker.epoch >= 2)).await;
+    eventually("the old ones have left", || before.iter().all(|&pid| !is_alive(pid))).await;
+    assert_eq!(pool.stats().failed.total(), 0);
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn one_that_holds_too_much_is_replaced_after_its_call() {
+    for builder in [limited().max_resident(200 << 20), limited().max_open_files(64)] {
+        let pool = builder.workers(1).start().await.unwrap();
+        let first: i32 = pool.call("keep", 1).await.unwrap();
+        let fat: i32 = pool.call("keep", 300).await.unwrap();
+        let leaky: i32 = pool.call("open_many", 100).await.unwrap();
+        assert_eq!(first, fat, "not before");
+        eventually("it is replaced", || pool.workers()[0].epoch >= 2).await;
+        assert_ne!(pool.call::<i32>("pid", ()).await.unwrap(), first);
+        eventually("it has left", || !is_alive(first) && (leaky == first || fat == first)).await;
+        assert_eq!(pool.stats().failed.total(), 0);
+        finish(pool).await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_takes_too_much_memory_is_killed_and_its_caller_told() {
+    const LIMIT: u64 = 256 << 20;
+    let pool = limited().workers(2).memory_limit(LIMIT).start().await.unwrap();
+    for round in 1..=3 {
+        let error = pool.call::<()>("hoard", ()).await.unwrap_err();
+        let Error::WorkerDied(death) = &error else { panic!("{error:?}") };
+        let Ended::Memory { resident, limit } = death.ended else { panic!("{error:?}") };
+        assert!(resident > limit && limit == LIMIT, "{error}");
+        assert_eq!(death.exit, Exit::Signal(9));
+        assert!(error.to_string().contains("the limit is 256 MiB"), "{error}");
+        assert!(error.may_have_run() && !error.is_retryable());
+        whole(&pool).await;
+        assert_eq!(pool.stats().restarts, round);
+    }
+    assert!(pool.call::<i32>("keep", 8).await.is_ok());
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn processor_time_is_limited_and_sleep_is_not() {
+    let pool = limited().workers(1).cpu_limit(Duration::from_millis(300)).start().await.unwrap();
+    pool.call::<i32>("nap", 0.6).await.unwrap();
+    for _ in 0..3 {
+        // Each call has all of it.
+        pool.call::<i32>("spin", 0.1).await.unwrap();
+    }
+    let error = pool.call::<i32>("spin", 1_000).await.unwrap_err();
+    let Error::CpuTime { handler, used, limit, python_stack } = &error else { panic!("{error:?}") };
+    assert_eq!((handler.as_str(), *limit), ("spin", Duration::from_millis(300)));
+    assert!(used > limit);
+    assert!(python_stack.contains("in spin"), "{error}");
+    pool.call::<i32>("spin", 0.1).await.unwrap();
+    assert_eq!(pool.stats().failed.cpu_time, 1);
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn limits_that_cannot_work_are_option_errors() {
+    for (builder, named) in [
+        (limited().max_requests(0), "max_requests"),
+        (limited().max_age(Duration::ZERO), "max_age"),
+    ] {
+        let error = builder.start().await.unwrap_err();
+        assert!(matches!(&error, Error::Config { option, .. } if *option == named), "{error:?}");
+    }
+}
