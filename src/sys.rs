@@ -178,9 +178,11 @@ impl AsFd for StatusPage {
 /// Signals that Snakepen sends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Signal {
-    /// Asks a worker for its stack, and to cancel the call that the status page names. Nothing else uses it: its default
-    /// is to be ignored, and no library has a use for out-of-band data on a socket.
+    /// Asks a worker to cancel the call that the status page names, and for its stack. Like the next one it is ignored by
+    /// default, and of no use to a process without a terminal or out-of-band data.
     Urg,
+    /// Asks faulthandler for the stack, which it writes in C, whatever Python is at.
+    Winch,
     Term,
     Kill,
 }
@@ -189,6 +191,7 @@ impl Signal {
     fn number(self) -> libc::c_int {
         match self {
             Signal::Urg => libc::SIGURG,
+            Signal::Winch => libc::SIGWINCH,
             Signal::Term => libc::SIGTERM,
             Signal::Kill => libc::SIGKILL,
         }

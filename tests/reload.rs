@@ -9,7 +9,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{children, eventually, finish, handler_file, is_alive, launcher_pid, pids, pool_over};
+use common::{Mark, eventually, finish, handler_file, is_alive, launcher_pid, pids, pool_over};
 use snakepen::{Error, Pool, StartError};
 
 /// Of different lengths, so that a compiled file of the former one is never taken for it.
@@ -33,7 +33,8 @@ async fn versions(pool: &Pool) -> BTreeSet<usize> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_code_is_taken_up_and_no_call_fails() {
     let (_directory, file) = handler_file(&version(1));
-    let pool = pool_over(&file).workers(3).start().await.unwrap();
+    let mark = Mark::new();
+    let pool = mark.on(pool_over(&file).workers(3)).start().await.unwrap();
     let over = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..8)
         .map(|_| {
@@ -62,7 +63,7 @@ async fn new_code_is_taken_up_and_no_call_fails() {
         assert_eq!(caller.await.unwrap(), 4);
     }
     assert_eq!(pool.stats().failed.total(), 0);
-    assert_eq!(children(std::process::id().cast_signed()).len(), 1, "one launcher is left");
+    assert_eq!(mark.processes().len(), 4, "one launcher and its workers are left");
     finish(pool).await;
 }
 
@@ -71,7 +72,8 @@ async fn code_that_does_not_load_leaves_the_old_one_serving() {
     let (directory, file) = handler_file(&version(1));
     fs::write(directory.path().join("loaded.py"), "").unwrap();
     let builder = pool_over(&file).workers(2).path(directory.path()).preload(["loaded"]);
-    let pool = builder.start().await.unwrap();
+    let mark = Mark::new();
+    let pool = mark.on(builder).start().await.unwrap();
     let (before, launcher) = (pids(&pool), launcher_pid(&pool));
     for (broken, stage) in [(file.as_str(), "handlers"), ("loaded.py", "preload of `loaded`")] {
         let path = directory.path().join(broken);
@@ -85,10 +87,7 @@ async fn code_that_does_not_load_leaves_the_old_one_serving() {
         assert!(exception.traceback.contains("broken on purpose"), "{error}");
         assert_eq!(versions(&pool).await, BTreeSet::from([1]));
         assert_eq!((pids(&pool), launcher_pid(&pool)), (before.clone(), launcher));
-        eventually("the new launcher has left", || {
-            children(std::process::id().cast_signed()).len() == 1
-        })
-        .await;
+        eventually("the new launcher has left", || mark.processes().len() == 3).await;
     }
     fs::write(&file, version(2)).unwrap();
     pool.reload().await.unwrap();
@@ -99,7 +98,8 @@ async fn code_that_does_not_load_leaves_the_old_one_serving() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_runs_is_waited_for() {
     let (directory, file) = handler_file(&version(1));
-    let pool = pool_over(&file).workers(1).start().await.unwrap();
+    let mark = Mark::new();
+    let pool = mark.on(pool_over(&file).workers(1)).start().await.unwrap();
     let [started, release] = ["started", "release"].map(|name| directory.path().join(name));
     let running = tokio::spawn(pool.call::<usize>("hold", (&started, &release)).into_future());
     eventually("it runs", || started.exists()).await;
@@ -110,10 +110,7 @@ async fn a_call_that_runs_is_waited_for() {
             tokio::spawn(async move { pool.reload().await })
         })
         .collect();
-    eventually("the new launcher is there", || {
-        children(std::process::id().cast_signed()).len() == 2
-    })
-    .await;
+    eventually("the new launcher and its worker are there", || mark.processes().len() == 4).await;
     assert!(!running.is_finished());
     fs::write(&release, "").unwrap();
     assert_eq!(running.await.unwrap().unwrap(), 1, "by the code that it began with");
@@ -127,8 +124,9 @@ async fn a_call_that_runs_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_that_is_shut_down_meanwhile_ends_in_order() {
     let (_directory, file) = handler_file(&version(1));
+    let mark = Mark::new();
     for _ in 0..5 {
-        let pool = pool_over(&file).workers(2).start().await.unwrap();
+        let pool = mark.on(pool_over(&file).workers(2)).start().await.unwrap();
         let reload = {
             let pool = pool.clone();
             tokio::spawn(async move { pool.reload().await })
@@ -138,5 +136,5 @@ async fn a_pool_that_is_shut_down_meanwhile_ends_in_order() {
         // It may have been done, or not; it has an answer.
         let _ = reload.await.unwrap();
     }
-    assert_eq!(children(std::process::id().cast_signed()).len(), 0);
+    mark.nothing_is_left().await;
 }

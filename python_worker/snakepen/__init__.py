@@ -7,9 +7,10 @@ def add(a: int, b: int) -> int:
     return a + b
 """
 
+from ._cancel import Cancelled, shield
 from ._handlers import handler
 from ._request import Request, current
 
-__all__ = ["Request", "__version__", "current", "handler"]
+__all__ = ["Cancelled", "Request", "__version__", "current", "handler", "shield"]
 
 __version__ = "0.1.0"

@@ -1,4 +1,5 @@
-//! The dump pipe: where faulthandler writes a worker's Python stack, on request or at a fatal signal.
+//! The dump pipe: where a worker writes its Python stack when a call is cancelled, and faulthandler at a fatal signal or
+//! where Python itself does not come to it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -6,10 +7,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::net::unix::pipe::Receiver;
 
-/// SIGURG's number, which CPython's signal handler writes to the same pipe once the stack is written.
+/// What the worker writes after its stack; faulthandler doesn't.
 const END: u8 = 23;
 
-/// Where the frames of Snakepen's own loop begin in a stack; the innermost frame comes first.
+/// Where the frames of Snakepen's own loop begin in a stack of faulthandler's; the innermost frame comes first.
 const LOOP: &str = "/snakepen/_serve.py\"";
 
 /// The reading end.

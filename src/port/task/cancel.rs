@@ -16,6 +16,10 @@ use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind};
 /// A caller waits at most so long for the Python stack.
 const STACK: Duration = Duration::from_millis(5);
 
+/// A worker that has not written its stack by then is probably in C code, and faulthandler writes it. Not at once: while
+/// the interpreter runs, reading its frames from a signal handler can crash it (python/cpython#116008).
+const DUMP: Duration = Duration::from_millis(4);
+
 /// So often the handler is asked again: it defers the exception within an import, a finalizer or a shield.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -33,6 +37,7 @@ pub(super) struct Cancelling {
     /// Its caller still waits, for the Python stack.
     caller: Option<Box<Request>>,
     answer_at: Instant,
+    dump_at: Option<Instant>,
     again_at: Instant,
     kill_at: Instant,
     /// The handler has ended; the worker has to answer a ping.
@@ -48,7 +53,7 @@ impl Cancelling {
     pub(super) fn due(&self) -> Instant {
         let answer_at = self.caller.as_ref().map(|_| self.answer_at);
         let again_at = (!self.fenced).then_some(self.again_at);
-        [answer_at, again_at].into_iter().flatten().fold(self.kill_at, Instant::min)
+        [answer_at, self.dump_at, again_at].into_iter().flatten().fold(self.kill_at, Instant::min)
     }
 
     /// Answers a caller who still waits for the stack.
@@ -76,6 +81,7 @@ impl PortTask {
             why,
             caller: Some(request),
             answer_at: now + STACK,
+            dump_at: Some(now + DUMP),
             again_at: now + AGAIN,
             kill_at: now + self.shared.config.limits.cancel_grace.max(STACK),
             fenced: false,
@@ -91,6 +97,7 @@ impl PortTask {
         let Some(cancelling) = &mut live.cancelling else {
             return;
         };
+        cancelling.dump_at = None;
         if cancelling.caller.is_some() {
             cancelling.answer(stack);
         } else {
@@ -103,8 +110,11 @@ impl PortTask {
     /// The next step, if it is time for one.
     pub(super) fn climb(&self, live: &mut Live, now: Instant) -> Option<Leave> {
         let cancelling = live.cancelling.as_mut()?;
-        if cancelling.answer_at <= now {
-            cancelling.answer(String::new());
+        if cancelling.dump_at.take_if(|at| *at <= now).is_some() {
+            live.child.signal(Signal::Winch);
+        }
+        if cancelling.answer_at <= now && cancelling.caller.is_some() {
+            cancelling.answer(live.port.take_dump());
         }
         if cancelling.kill_at <= now {
             return Some(Leave::Kill(cancelling.why.ended()));
@@ -119,7 +129,8 @@ impl PortTask {
     /// The handler of a cancelled call has ended, one way or another; nobody waits for how.
     pub(super) fn cancelled(&self, live: &mut Live, frame: &Frame) -> Option<Leave> {
         let cancelling = live.cancelling.as_mut()?;
-        cancelling.answer(String::new());
+        cancelling.dump_at = None;
+        cancelling.answer(live.port.take_dump());
         if frame.flags & FLAG_RECYCLE != 0 {
             return Some(Leave::Recycle);
         }

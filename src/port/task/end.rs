@@ -21,19 +21,19 @@ const LEAST_REPORT: Duration = Duration::from_millis(20);
 impl PortTask {
     pub(super) async fn end(&mut self, mut live: Live, leave: Leave) -> PortEnd {
         let Self { slot, epoch, .. } = *self;
-        self.shared.board.stopping(slot, epoch);
-        self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
         let (leave, successor) = match leave {
             Leave::Replaced(successor) => (Leave::Recycle, Some(successor)),
             leave => (leave, live.successor.take()),
         };
-        // The slot is not left to this process's last words.
+        // First of all: the slot is never without a worker.
         if let Some(successor) = successor {
             successor.take_over(&self.shared, slot);
             let _ = self.worker.send_message(WorkerMsg::Replaced { epoch });
         } else if matches!(leave, Leave::Recycle) {
             let _ = self.worker.send_message(WorkerMsg::Leaving { epoch });
         }
+        self.shared.board.stopping(slot, epoch);
+        self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
         self.return_unread().await;
         let (exit, ended) = self.exit(&mut live, leave).await;
         if let Some(mut cancelling) = live.cancelling.take() {
