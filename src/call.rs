@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::pool::Anchor;
 use crate::port::Command;
 use crate::request::{Request, Ticket, handler_of};
+use crate::scheduler::{Priority, Wish};
 use crate::shared::{PoolCell, Shared};
 use crate::stats::WorkerState;
 use crate::sys;
@@ -28,7 +29,7 @@ use crate::wire::{FrameBuilder, Kind, json};
 #[derive(Debug)]
 pub struct Call<R> {
     anchor: Arc<Anchor>,
-    slot: Option<usize>,
+    wish: Wish,
     frame: Result<FrameBuilder, Error>,
     timeout: Duration,
     result: PhantomData<fn() -> R>,
@@ -45,7 +46,7 @@ impl<R> Call<R> {
             frame: encode(handler, args),
             timeout: anchor.shared.config.limits.call_timeout,
             anchor,
-            slot,
+            wish: Wish { slot, ..Wish::default() },
             result: PhantomData,
         }
     }
@@ -56,6 +57,12 @@ impl<R> Call<R> {
         self.timeout = timeout;
         self
     }
+
+    /// Which of the calls that wait goes first. Default: [`Priority::Normal`].
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.wish.priority = priority;
+        self
+    }
 }
 
 impl<R: DeserializeOwned> IntoFuture for Call<R> {
@@ -63,12 +70,12 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { anchor, slot, frame, timeout, .. } = self;
+        let Self { anchor, wish, frame, timeout, .. } = self;
         Box::pin(async move {
             let shared = &anchor.shared;
             let made = Made { id: shared.next_id(), at: Instant::now(), timeout };
             let frame = finish(frame?, &made, shared.config.limits.max_frame)?;
-            let json = make(&anchor, slot, frame.clone(), &made).await?;
+            let json = make(&anchor, wish, frame.clone(), &made).await?;
             serde_json::from_slice(&json).map_err(|error| Error::Decode {
                 handler: handler_of(&frame).to_owned(),
                 message: error.to_string(),
@@ -111,12 +118,7 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-async fn make(
-    anchor: &Anchor,
-    slot: Option<usize>,
-    frame: Bytes,
-    made: &Made,
-) -> Result<Bytes, Error> {
+async fn make(anchor: &Anchor, wish: Wish, frame: Bytes, made: &Made) -> Result<Bytes, Error> {
     let shared = &anchor.shared;
     let &Made { id, at, timeout } = made;
     if shared.is_closed() {
@@ -126,7 +128,7 @@ async fn make(
     let mut guard = AbandonOnDrop { shared, id, armed: false };
     let (ticket, answer) = Ticket::admit(shared, id, at, timeout)?;
     guard.armed = true;
-    let request = Request::new(frame, slot, ticket);
+    let request = Request::new(frame, wish, ticket);
     if let Err(request) = shared.submit(request) {
         submit_later(anchor, request).await;
     }
@@ -146,7 +148,7 @@ async fn submit_later(anchor: &Anchor, request: Box<Request>) {
     while let Some(request) = waiting.0.take() {
         let error = match &*cell.borrow_and_update() {
             PoolCell::Starting | PoolCell::Up(_) if !anchor.is_dead() => {
-                shared.board.why_broken(request.slot).map(Error::Start)
+                shared.board.why_broken(request.wish.slot).map(Error::Start)
             }
             _ => Some(Error::Closed { pool: shared.config.name.clone() }),
         };

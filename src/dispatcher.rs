@@ -77,8 +77,8 @@ impl Dispatcher {
         let Some(request) = open.accept(board, request, now) else {
             return Submitted::Done;
         };
-        let (id, deadline, slot) = (request.ticket.id, request.ticket.deadline, request.slot);
-        let assigned = open.scheduler.submit(id, deadline, slot, request);
+        let (id, deadline, wish) = (request.ticket.id, request.ticket.deadline, request.wish);
+        let assigned = open.scheduler.submit(id, deadline, wish, request);
         let submitted = open.submitted();
         let Some(assigned) = assigned else {
             return submitted;
@@ -116,8 +116,8 @@ impl Dispatcher {
         let Some(request) = open.accept(board, request, now) else {
             return Submitted::Done;
         };
-        let (id, deadline, slot) = (request.ticket.id, request.ticket.deadline, request.slot);
-        let assigned = open.scheduler.resubmit(id, deadline, slot, request);
+        let (id, deadline, wish) = (request.ticket.id, request.ticket.deadline, request.wish);
+        let assigned = open.scheduler.resubmit(id, deadline, wish, request);
         open.dispatch(assigned, now);
         open.submitted()
     }
@@ -221,14 +221,14 @@ impl Open {
             request.close();
             return None;
         }
-        let broken = match request.slot {
+        let broken = match request.wish.slot {
             Some(slot) => self.scheduler.is_broken(slot),
             None => self.scheduler.all_broken(),
         };
         if !broken {
             return Some(request);
         }
-        match board.why_broken(request.slot) {
+        match board.why_broken(request.wish.slot) {
             Some(error) => {
                 request.ticket.answer(Err(Error::Start(error)), WorkerState::Down);
                 None
@@ -271,7 +271,7 @@ impl Open {
                 request.ticket.unassign(WorkerState::Stopping);
                 self.scheduler.down(slot, epoch);
                 let (id, deadline) = (request.ticket.id, request.ticket.deadline);
-                next = self.scheduler.resubmit(id, deadline, request.slot, request);
+                next = self.scheduler.resubmit(id, deadline, request.wish, request);
             }
         }
     }

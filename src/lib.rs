@@ -106,6 +106,7 @@ pub use call::Call;
 pub use config::Builder;
 pub use error::{Ended, Error, Exit, PythonException, Stage, StartError, WorkerDeath};
 pub use pool::{Pool, WorkerHandle};
+pub use scheduler::Priority;
 pub use stats::{Failures, Quantiles, Stats, WorkerInfo, WorkerState};
 
 #[cfg(fuzzing)]

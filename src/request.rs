@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::board::{Held, Outcome};
 use crate::error::{Ended, Error, Exit, Stage, WorkerDeath};
+use crate::scheduler::Wish;
 use crate::shared::Shared;
 use crate::stats::WorkerState;
 use crate::wire::HEADER;
@@ -21,17 +22,16 @@ const REASSIGNMENTS: u8 = 2;
 /// An admitted call.
 #[derive(Debug)]
 pub(crate) struct Request {
-    /// The slot that it must run at, if its caller named one.
-    pub(crate) slot: Option<usize>,
+    pub(crate) wish: Wish,
     pub(crate) ticket: Ticket,
     reassigned: u8,
 }
 
 impl Request {
     /// Boxed once: on its way it moves through half a dozen messages and tables.
-    pub(crate) fn new(frame: Bytes, slot: Option<usize>, mut ticket: Ticket) -> Box<Self> {
+    pub(crate) fn new(frame: Bytes, wish: Wish, mut ticket: Ticket) -> Box<Self> {
         ticket.frame = frame;
-        Box::new(Self { slot, ticket, reassigned: 0 })
+        Box::new(Self { wish, ticket, reassigned: 0 })
     }
 
     /// The encoded CALL frame.

@@ -1,6 +1,6 @@
 //! The scheduler against a simple model, over random sequences of events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -12,14 +12,14 @@ use super::*;
 struct Token {
     id: Id,
     deadline: Instant,
-    slot: Option<usize>,
+    wish: Wish,
 }
 
 /// What the scheduler should do, written to be obviously right: one list, looked through from its front.
 #[derive(Debug)]
 struct Model {
-    /// In the order in which they would run on one worker.
-    queue: Vec<(Id, Instant, Option<usize>)>,
+    /// In the order in which they would run on one worker, were their priorities the same.
+    queue: Vec<(Id, Instant, Wish)>,
     workers: Vec<ModelWorker>,
 }
 
@@ -31,6 +31,8 @@ struct ModelWorker {
     running: Option<(Id, Instant)>,
     /// The running request's end of time has been told.
     told: bool,
+    /// How often requests of a priority have been passed over, since one was taken.
+    passed: BTreeMap<Priority, usize>,
 }
 
 impl ModelWorker {
@@ -47,21 +49,27 @@ impl Model {
         Self { queue: Vec::new(), workers }
     }
 
-    /// The first idle worker that can run anything takes the first that it can run.
+    /// The first idle worker that can run anything takes the first that it can run, of the priority whose turn it is.
     fn settle(&mut self) -> Option<(usize, u64, Id)> {
         for (number, worker) in self.workers.iter_mut().enumerate() {
-            let mine = |&(_, _, slot): &(Id, Instant, Option<usize>)| {
-                slot.is_none_or(|slot| slot == number)
-            };
-            if worker.up
-                && worker.running.is_none()
-                && let Some(position) = self.queue.iter().position(mine)
-            {
-                let (id, deadline, _) = self.queue.remove(position);
-                worker.running = Some((id, deadline));
-                worker.told = false;
-                return Some((number, worker.epoch, id));
+            if !worker.up || worker.running.is_some() {
+                continue;
             }
+            let mine = |wish: Wish| wish.slot.is_none_or(|slot| slot == number);
+            let waiting: BTreeSet<_> =
+                self.queue.iter().filter(|q| mine(q.2)).map(|q| q.2.priority).collect();
+            let passed = |priority| worker.passed.get(priority).copied().unwrap_or(0);
+            let due = waiting.iter().find(|&priority| passed(priority) >= 8);
+            let Some(&turn) = due.or(waiting.last()) else { continue };
+            for priority in waiting {
+                *worker.passed.entry(priority).or_default() += 1;
+            }
+            worker.passed.remove(&turn);
+            let taken = |q: &(Id, Instant, Wish)| mine(q.2) && q.2.priority == turn;
+            let (id, deadline, _) = self.queue.remove(self.queue.iter().position(taken)?);
+            worker.running = Some((id, deadline));
+            worker.told = false;
+            return Some((number, worker.epoch, id));
         }
         None
     }
@@ -103,6 +111,7 @@ impl Model {
 enum Step {
     Submit {
         slot: Option<Index>,
+        priority: Priority,
         deadline: u64,
     },
     /// One that a worker holds, or that was lost with a worker, comes back.
@@ -134,9 +143,10 @@ enum Step {
 fn steps() -> impl Strategy<Value = Step> {
     let index = any::<Index>;
     let rarely = || prop::bool::weighted(0.15);
+    let priority = prop_oneof![3 => Just(High), 1 => Just(Normal), 1 => Just(Low)];
     prop_oneof![
-        10 => (prop::option::weighted(0.4, index()), 0..100u64)
-            .prop_map(|(slot, deadline)| Step::Submit { slot, deadline }),
+        10 => (prop::option::weighted(0.4, index()), priority, 0..100u64)
+            .prop_map(|(slot, priority, deadline)| Step::Submit { slot, priority, deadline }),
         4 => index().prop_map(Step::Resubmit),
         1 => index().prop_map(Step::Answer),
         4 => index().prop_map(Step::Cancel),
@@ -179,11 +189,11 @@ impl Trial {
         }
     }
 
-    fn token(&mut self, deadline: u64, slot: Option<usize>) -> Token {
+    fn token(&mut self, deadline: u64, wish: Wish) -> Token {
         let id = self.next_id;
         self.next_id += 1;
         self.ended.insert(id, 0);
-        Token { id, deadline: at(deadline), slot }
+        Token { id, deadline: at(deadline), wish }
     }
 
     fn end(&mut self, token: &Token) {
@@ -202,7 +212,7 @@ impl Trial {
         assert_eq!(found, expected);
         if let Some(Assignment { slot, request, .. }) = decision {
             assert_eq!(self.hands[slot], None, "a worker has two");
-            assert!(request.slot.is_none_or(|wanted| wanted == slot), "on the wrong worker");
+            assert!(request.wish.slot.is_none_or(|wanted| wanted == slot), "on the wrong worker");
             self.hands[slot] = Some(request);
         }
     }
@@ -223,7 +233,7 @@ impl Trial {
         let ids: Vec<_> = found.iter().map(|token| token.id).collect();
         let (gone, kept) = std::mem::take(&mut self.model.queue)
             .into_iter()
-            .partition(|queued| expected(queued.2));
+            .partition(|queued| expected(queued.2.slot));
         self.model.queue = kept;
         let gone: Vec<_> = gone.into_iter().map(|(id, ..)| id).collect();
         assert_eq!(ids, gone);
@@ -233,20 +243,21 @@ impl Trial {
     }
 
     fn resubmit(&mut self, token: Token) {
-        let Token { id, deadline, slot } = token;
-        self.model.queue.insert(0, (id, deadline, slot));
-        let decision = self.scheduler.resubmit(id, deadline, slot, token);
+        let Token { id, deadline, wish } = token;
+        self.model.queue.insert(0, (id, deadline, wish));
+        let decision = self.scheduler.resubmit(id, deadline, wish, token);
         self.assigned(decision);
     }
 
     fn step(&mut self, step: &Step) {
         let slots = self.hands.len();
         match *step {
-            Step::Submit { slot, deadline } => {
-                let token = self.token(deadline, slot.map(|slot| slot.index(slots)));
-                let Token { id, deadline, slot } = token;
-                self.model.queue.push((id, deadline, slot));
-                let decision = self.scheduler.submit(id, deadline, slot, token);
+            Step::Submit { slot, priority, deadline } => {
+                let slot = slot.map(|slot| slot.index(slots));
+                let token = self.token(deadline, Wish { priority, slot });
+                let Token { id, deadline, wish } = token;
+                self.model.queue.push((id, deadline, wish));
+                let decision = self.scheduler.submit(id, deadline, wish, token);
                 self.assigned(decision);
             }
             Step::Resubmit(which) => {
@@ -290,12 +301,18 @@ impl Trial {
                     return;
                 }
                 self.lose(slot);
-                let adopted = running.map(|deadline| self.token(deadline, None));
+                let adopted = running.map(|deadline| self.token(deadline, ANY));
                 let running = adopted.as_ref().map(|token| (token.id, token.deadline));
                 self.hands[slot] = adopted;
                 let worker = &mut self.model.workers[slot];
-                *worker =
-                    ModelWorker { epoch: epoch + 1, up: true, running, ..ModelWorker::default() };
+                let passed = std::mem::take(&mut worker.passed);
+                *worker = ModelWorker {
+                    epoch: epoch + 1,
+                    up: true,
+                    running,
+                    passed,
+                    ..ModelWorker::default()
+                };
                 let decision = self.scheduler.up(slot, epoch + 1, running);
                 self.assigned(decision);
             }
