@@ -1,6 +1,7 @@
 //! One call, from the caller's side: encode, admit, send, wait, decode.
 
 use std::future::{Future, IntoFuture};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::pool::Anchor;
 use crate::port::Command;
 use crate::request::{Request, Ticket, handler_of};
-use crate::scheduler::{Priority, Wish};
+use crate::scheduler::{Place, Priority, Wish};
 use crate::shared::{PoolCell, Shared};
 use crate::stats::WorkerState;
 use crate::sys;
@@ -38,7 +39,7 @@ pub struct Call<R> {
 impl<R> Call<R> {
     pub(crate) fn new(
         anchor: Arc<Anchor>,
-        slot: Option<usize>,
+        place: Place,
         handler: &str,
         args: &impl Serialize,
     ) -> Self {
@@ -46,7 +47,7 @@ impl<R> Call<R> {
             frame: encode(handler, args),
             timeout: anchor.shared.config.limits.call_timeout,
             anchor,
-            wish: Wish { slot, ..Wish::default() },
+            wish: Wish { place, ..Wish::default() },
             result: PhantomData,
         }
     }
@@ -62,6 +63,43 @@ impl<R> Call<R> {
     pub fn priority(mut self, priority: Priority) -> Self {
         self.wish.priority = priority;
         self
+    }
+
+    /// Runs the call on the worker that `key` belongs to if that one is idle, else on any other: for handlers that
+    /// keep something of their own, such as a cache. Calls that wait are run in order by whichever worker is free first.
+    ///
+    /// A key always belongs to the same slot of a pool; nothing is kept of it. Of this method and the next two the last
+    /// one that is called counts, also over [`WorkerHandle::call`](crate::WorkerHandle::call).
+    pub fn affinity(mut self, key: impl AsRef<str>) -> Self {
+        self.wish.place = Place::Preferred(self.slot_of(key.as_ref()));
+        self
+    }
+
+    /// Runs the call on the worker that `key` belongs to (see [`Call::affinity`]), and waits for that one: calls of one
+    /// key and priority run one after another, in the order in which they were made. They hold up no call of another
+    /// worker.
+    ///
+    /// Like a [`WorkerHandle`](crate::WorkerHandle), the key means the slot: it survives the worker's restart, what the
+    /// worker keeps in memory doesn't. While the slot's worker can't be started, the call fails with [`Error::Start`].
+    pub fn pinned(mut self, key: impl AsRef<str>) -> Self {
+        self.wish.place = Place::Only(self.slot_of(key.as_ref()));
+        self
+    }
+
+    /// Like [`Call::pinned`], and does not wait: if the worker is not free at this moment, the call fails at once with
+    /// [`Error::WorkerBusy`].
+    pub fn pinned_now(mut self, key: impl AsRef<str>) -> Self {
+        self.wish.place = Place::Now(self.slot_of(key.as_ref()));
+        self
+    }
+
+    /// The slot that a key belongs to. A hash needs no table that would have to be bounded; and as a pool never changes
+    /// its number of slots, nothing is gained by one that moves few keys then.
+    fn slot_of(&self, key: &str) -> usize {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let slots = self.anchor.shared.config.workers as u64;
+        (hasher.finish() % slots) as usize
     }
 }
 
@@ -148,10 +186,14 @@ async fn submit_later(anchor: &Anchor, request: Box<Request>) {
     while let Some(request) = waiting.0.take() {
         let error = match &*cell.borrow_and_update() {
             PoolCell::Starting | PoolCell::Up(_) if !anchor.is_dead() => {
-                shared.board.why_broken(request.wish.slot).map(Error::Start)
+                shared.board.why_broken(request.wish.place.bound()).map(Error::Start)
             }
             _ => Some(Error::Closed { pool: shared.config.name.clone() }),
         };
+        if let (None, Place::Now(slot)) = (&error, request.wish.place) {
+            request.refuse(slot);
+            return;
+        }
         if let Some(error) = error {
             request.ticket.answer(Err(error), WorkerState::Down);
             return;

@@ -14,7 +14,7 @@ use crate::board::{Board, Link};
 use crate::error::{Error, StartError};
 use crate::port::Command;
 use crate::request::Request;
-use crate::scheduler::{Assignment, Removed, Scheduler};
+use crate::scheduler::{Assignment, Place, Removed, Scheduler};
 use crate::stats::WorkerState;
 
 #[derive(Debug)]
@@ -208,7 +208,8 @@ impl Dispatcher {
 }
 
 impl Open {
-    /// Answers a request that no worker can run, because none can be started or all are leaving; gives any other back.
+    /// Answers a request that no worker can run, because none can be started or all are leaving, or not at once, where it
+    /// asks for that; gives any other back.
     /// What has run out of time by `now` is out of its way.
     fn accept(
         &mut self,
@@ -221,20 +222,27 @@ impl Open {
             request.close();
             return None;
         }
-        let broken = match request.wish.slot {
+        let bound = request.wish.place.bound();
+        let broken = match bound {
             Some(slot) => self.scheduler.is_broken(slot),
             None => self.scheduler.all_broken(),
         };
-        if !broken {
-            return Some(request);
+        // None if one was started just now, and the news is on its way.
+        if let Some(error) = broken.then(|| board.why_broken(bound)).flatten() {
+            request.ticket.answer(Err(Error::Start(error)), WorkerState::Down);
+            return None;
         }
-        match board.why_broken(request.wish.slot) {
-            Some(error) => {
-                request.ticket.answer(Err(Error::Start(error)), WorkerState::Down);
+        self.admit(request)
+    }
+
+    /// Answers a request that does not wait for its worker, where it would have to; gives any other back.
+    fn admit(&self, request: Box<Request>) -> Option<Box<Request>> {
+        match request.wish.place {
+            Place::Now(slot) if !self.scheduler.is_idle(slot) => {
+                request.refuse(slot);
                 None
             }
-            // Started just now; the news is on its way.
-            None => Some(request),
+            _ => Some(request),
         }
     }
 
@@ -270,6 +278,7 @@ impl Open {
                 // The worker is gone; the news is on its way.
                 request.ticket.unassign(WorkerState::Stopping);
                 self.scheduler.down(slot, epoch);
+                let Some(request) = self.admit(request) else { return };
                 let (id, deadline) = (request.ticket.id, request.ticket.deadline);
                 next = self.scheduler.resubmit(id, deadline, request.wish, request);
             }

@@ -151,6 +151,14 @@ pub enum Error {
     #[error("run: {0}")]
     WorkerDied(Arc<WorkerDeath>),
 
+    /// The call was to run at once on one worker ([`Call::pinned_now`](crate::Call::pinned_now)), and that one was busy,
+    /// or was just being replaced. Nothing was sent.
+    #[error("queue: worker {worker} is not free: call again, or wait for it with `pinned`")]
+    WorkerBusy {
+        /// The worker's name, such as `demo/worker/3`.
+        worker: String,
+    },
+
     /// The pool's actor ended while the call was in its queue. The pool comes back by itself.
     #[error("queue: the actor of pool `{pool}` restarted while the call was waiting: call again")]
     Restarted {
@@ -186,6 +194,7 @@ impl Error {
             | Error::TooLarge { .. }
             | Error::Saturated { .. }
             | Error::UnknownHandler { .. }
+            | Error::WorkerBusy { .. }
             | Error::Restarted { .. }
             | Error::Closed { .. }
             | Error::NoSuchWorker { .. } => false,
@@ -203,6 +212,7 @@ impl Error {
             | Error::Saturated { .. }
             | Error::Timeout { .. }
             | Error::WorkerDied(_)
+            | Error::WorkerBusy { .. }
             | Error::Restarted { .. } => true,
             Error::Config { .. }
             | Error::NameTaken { .. }

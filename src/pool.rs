@@ -13,6 +13,7 @@ use crate::actors::worker::WorkerMsg;
 use crate::call::Call;
 use crate::config::{Builder, Config};
 use crate::error::Error;
+use crate::scheduler::Place;
 use crate::shared::{PoolCell, Shared, Startup};
 use crate::stats::{Stats, WorkerInfo};
 
@@ -135,7 +136,7 @@ impl Pool {
     ///
     /// See [`Error`]. [`Error::may_have_run`] tells whether the handler can have started.
     pub fn call<R: DeserializeOwned>(&self, handler: &str, args: impl Serialize) -> Call<R> {
-        Call::new(Arc::clone(&self.anchor), None, handler, &args)
+        Call::new(Arc::clone(&self.anchor), Place::Anywhere, handler, &args)
     }
 
     /// A handle of the worker at `slot`, which counts from 0.
@@ -257,6 +258,6 @@ impl WorkerHandle {
 
     /// Calls a handler on this worker, as soon as it is free; see [`Pool::call`].
     pub fn call<R: DeserializeOwned>(&self, handler: &str, args: impl Serialize) -> Call<R> {
-        Call::new(Arc::clone(&self.anchor), Some(self.slot), handler, &args)
+        Call::new(Arc::clone(&self.anchor), Place::Only(self.slot), handler, &args)
     }
 }

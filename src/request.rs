@@ -22,6 +22,7 @@ const REASSIGNMENTS: u8 = 2;
 /// An admitted call.
 #[derive(Debug)]
 pub(crate) struct Request {
+    /// When and where it is to run.
     pub(crate) wish: Wish,
     pub(crate) ticket: Ticket,
     reassigned: u8,
@@ -54,6 +55,12 @@ impl Request {
     pub(crate) fn close(self) {
         let pool = self.ticket.shared.config.name.clone();
         self.ticket.answer(Err(Error::Closed { pool }), WorkerState::Down);
+    }
+
+    /// Ends the call because the worker of its slot is not free, and it does not wait.
+    pub(crate) fn refuse(self, slot: usize) {
+        let worker = self.ticket.shared.config.worker_name(slot);
+        self.ticket.answer(Err(Error::WorkerBusy { worker }), WorkerState::Down);
     }
 
     /// Ends the call for want of time, wherever it is.

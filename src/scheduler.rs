@@ -1,7 +1,7 @@
 //! Who runs what, when: the pool's decisions as a plain struct. No I/O, no clock of its own, no actor.
 //!
-//! Calls of one priority run first come, first served; among priorities, [`Turns`] decides. A call that names a slot
-//! waits for that slot's worker and holds up nobody else. News of an earlier incarnation of a worker, recognised by its
+//! Calls of one priority run first come, first served; among priorities, [`Turns`] decides. A call that must run at one
+//! slot waits for that slot's worker and holds up nobody else. News of an earlier incarnation of a worker, recognised by its
 //! epoch, changes nothing.
 //!
 //! Invariant: while a worker is idle, nothing that it could run is queued.
@@ -23,8 +23,30 @@ pub(crate) type Id = u64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wish {
     pub(crate) priority: Priority,
-    /// The slot that it must run at, if there is one.
-    pub(crate) slot: Option<usize>,
+    pub(crate) place: Place,
+}
+
+/// Where a request may run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Place {
+    #[default]
+    Anywhere,
+    /// At this slot if its worker is idle, else anywhere.
+    Preferred(usize),
+    /// At this slot.
+    Only(usize),
+    /// Likewise, and at once: it is submitted only if [`Scheduler::is_idle`] says so.
+    Now(usize),
+}
+
+impl Place {
+    /// The slot that a request must run at, if there is one.
+    pub(crate) fn bound(self) -> Option<usize> {
+        match self {
+            Place::Anywhere | Place::Preferred(_) => None,
+            Place::Only(slot) | Place::Now(slot) => Some(slot),
+        }
+    }
 }
 
 /// Ids are numbers in sequence, of our own making: one multiplication spreads them well enough, and takes a tenth of
@@ -169,7 +191,7 @@ impl<R> Scheduler<R> {
         push: impl FnOnce(&mut VecDeque<Id>, Id),
     ) -> Option<Assignment<R>> {
         self.deadlines.insert((queued.deadline, id));
-        if let Some(free) = self.idle_for(queued.wish.slot) {
+        if let Some(free) = self.idle_for(queued.wish.place) {
             return Some(self.assign(free, id, queued));
         }
         push(Self::queue(queued.wish, &mut self.slots, &mut self.queues), id);
@@ -272,7 +294,7 @@ impl<R> Scheduler<R> {
         if self.all_broken() {
             self.drain()
         } else {
-            self.drain_where(|queued| queued.wish.slot == Some(slot))
+            self.drain_where(|queued| queued.wish.place.bound() == Some(slot))
         }
     }
 
@@ -285,12 +307,18 @@ impl<R> Scheduler<R> {
         self.slots[slot].broken
     }
 
+    /// Whether the slot's worker takes a call at once.
+    pub(crate) fn is_idle(&self, slot: usize) -> bool {
+        self.idle.contains(&slot)
+    }
+
     // === Inside ===
 
-    fn idle_for(&self, slot: Option<usize>) -> Option<usize> {
-        match slot {
-            Some(slot) => self.idle.contains(&slot).then_some(slot),
-            None => self.idle.first().copied(),
+    fn idle_for(&self, place: Place) -> Option<usize> {
+        match place {
+            Place::Only(slot) | Place::Now(slot) => self.is_idle(slot).then_some(slot),
+            Place::Preferred(slot) if self.is_idle(slot) => Some(slot),
+            Place::Anywhere | Place::Preferred(_) => self.idle.first().copied(),
         }
     }
 
@@ -326,7 +354,7 @@ impl<R> Scheduler<R> {
         slots: &'a mut [Slot],
         queues: &'a mut Queues,
     ) -> &'a mut VecDeque<Id> {
-        let queues = wish.slot.map_or(queues, |slot| &mut slots[slot].queues);
+        let queues = wish.place.bound().map_or(queues, |slot| &mut slots[slot].queues);
         &mut queues[wish.priority.rank()]
     }
 

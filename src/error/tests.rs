@@ -64,6 +64,7 @@ fn table() -> Vec<(Error, bool, bool)> {
         (timeout(Stage::Run), true, false),
         (Error::WorkerDied(Arc::new(death(true))), true, false),
         (Error::WorkerDied(Arc::new(death(false))), false, true),
+        (Error::WorkerBusy { worker: text("demo/worker/3") }, false, true),
         (Error::Restarted { pool: text("demo") }, false, true),
         (Error::Closed { pool: text("demo") }, false, false),
         (Error::NoSuchWorker { name: text("demo/worker/9"), workers: Some(8) }, false, false),
@@ -85,9 +86,10 @@ fn table() -> Vec<(Error, bool, bool)> {
         Error::Restarted { .. } => 12,
         Error::Closed { .. } => 13,
         Error::NoSuchWorker { .. } => 14,
+        Error::WorkerBusy { .. } => 15,
     };
     let numbers: std::collections::BTreeSet<_> = table.iter().map(|row| number(&row.0)).collect();
-    assert!(numbers.into_iter().eq(0..15), "a variant is missing");
+    assert!(numbers.into_iter().eq(0..16), "a variant is missing");
     table
 }
 
@@ -120,6 +122,7 @@ fn each_says_where_it_failed_and_what_it_was_about() {
         &["timeout while running", "1.5s", "`add`", "had 1s", "replaced"],
         &["run", "demo/worker/3", "pid 42", "SIGSEGV", "while running `add`"],
         &["run", "demo/worker/3", "pid 42", "SIGSEGV", "before it had started `add`"],
+        &["queue", "demo/worker/3", "not free", "`pinned`"],
         &["queue", "`demo`", "restarted", "call again"],
         &["`demo`", "shut down"],
         &["`demo/worker/9`"],

@@ -48,10 +48,10 @@ fn queued(slots: usize, ids: impl IntoIterator<Item = Id>) -> Scheduler<Id> {
 }
 
 /// Any worker will do.
-const ANY: Wish = Wish { priority: Priority::Normal, slot: None };
+const ANY: Wish = Wish { priority: Normal, place: Place::Anywhere };
 
 fn wish(slot: Option<usize>) -> Wish {
-    Wish { slot, ..ANY }
+    Wish { place: slot.map_or(Place::Anywhere, Place::Only), ..ANY }
 }
 
 fn on(slot: usize) -> Wish {
@@ -199,7 +199,7 @@ fn a_worker_passes_no_priority_over_more_than_nine_times() {
     let waits =
         [(100, Low, None), (101, Normal, None), (102, Low, Some(2)), (103, Normal, Some(2))];
     for (id, priority, slot) in waits {
-        assert_eq!(scheduler.submit(id, never(), Wish { priority, slot }, id), None);
+        assert_eq!(scheduler.submit(id, never(), Wish { priority, ..wish(slot) }, id), None);
     }
     // More of the highest priority than can ever be run.
     let mut next = 1_000;
@@ -227,7 +227,7 @@ fn requests_for_a_slot_keep_their_order_by_priority_and_hold_up_nobody() {
     let mut scheduler = idle(2);
     assert_eq!(scheduler.submit(1, never(), on(0), 1), given(0, 1, 1));
     for (id, priority) in [(2, Low), (3, High), (4, Low), (5, High)] {
-        assert_eq!(scheduler.submit(id, never(), Wish { priority, slot: Some(0) }, id), None);
+        assert_eq!(scheduler.submit(id, never(), Wish { priority, ..on(0) }, id), None);
     }
     assert_eq!(scheduler.submit(6, never(), ranked(Low), 6), given(1, 1, 6));
     assert_eq!(scheduler.submit(7, never(), ranked(Low), 7), None);
@@ -246,6 +246,44 @@ fn one_that_comes_back_is_the_next_of_its_priority() {
     assert_eq!(scheduler.resubmit(1, never(), ANY, 1), None);
     let first = scheduler.up(0, 2, None);
     assert_eq!(runs(&mut scheduler, 2, first), [3, 1, 2]);
+}
+
+// === Places ===
+
+#[test]
+fn a_preferred_worker_is_taken_if_it_is_idle_and_not_waited_for() {
+    let prefers = |slot| Wish { place: Place::Preferred(slot), ..ANY };
+    let mut scheduler = idle(3);
+    assert_eq!(scheduler.submit(1, never(), prefers(2), 1), given(2, 1, 1));
+    assert_eq!(scheduler.submit(2, never(), prefers(2), 2), given(0, 1, 2), "it is busy");
+    assert_eq!(scheduler.submit(3, never(), prefers(1), 3), given(1, 1, 3));
+    assert_eq!(scheduler.submit(4, never(), prefers(2), 4), None);
+    assert_eq!(scheduler.submit(5, never(), ANY, 5), None);
+    assert_eq!(scheduler.idle(0, 1, 2), given(0, 1, 4), "in order of arrival, wherever");
+    scheduler.down(2, 1);
+    assert_eq!(scheduler.idle(1, 1, 3), given(1, 1, 5));
+    assert_eq!(scheduler.idle(1, 1, 5), None);
+    assert_eq!(scheduler.submit(6, never(), prefers(2), 6), given(1, 1, 6), "there is none");
+}
+
+#[test]
+fn a_preferred_slot_that_breaks_keeps_nothing_from_the_others() {
+    let mut scheduler = Scheduler::new(2);
+    let prefers = Wish { place: Place::Preferred(0), ..ANY };
+    assert_eq!(scheduler.submit(1, never(), prefers, 1), None);
+    assert!(scheduler.broken(0).is_empty());
+    assert_eq!(scheduler.up(1, 1, None), given(1, 1, 1));
+}
+
+#[test]
+fn a_worker_that_takes_a_call_at_once_says_so() {
+    let mut scheduler = Scheduler::new(1);
+    assert!(!scheduler.is_idle(0));
+    scheduler.up(0, 1, None);
+    assert!(scheduler.is_idle(0));
+    let now = Wish { place: Place::Now(0), ..ANY };
+    assert_eq!(scheduler.submit(1, never(), now, 1), given(0, 1, 1));
+    assert!(!scheduler.is_idle(0));
 }
 
 // === Cancelling and deadlines ===
@@ -460,7 +498,7 @@ fn a_million_cancelled_requests_leave_nothing_behind() {
     for id in 100..1_000_100 {
         let slot = [None, None, Some(0), Some(1)][id as usize % 4];
         let priority = [High, Normal, Low][id as usize % 3];
-        assert_eq!(scheduler.submit(id, at(id), Wish { priority, slot }, id), None);
+        assert_eq!(scheduler.submit(id, at(id), Wish { priority, ..wish(slot) }, id), None);
         assert_eq!(scheduler.cancel(id), Some(Removed::Queued(id)));
         assert_bounded(&scheduler, 100);
     }

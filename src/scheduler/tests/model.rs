@@ -55,7 +55,7 @@ impl Model {
             if !worker.up || worker.running.is_some() {
                 continue;
             }
-            let mine = |wish: Wish| wish.slot.is_none_or(|slot| slot == number);
+            let mine = |wish: Wish| wish.place.bound().is_none_or(|slot| slot == number);
             let waiting: BTreeSet<_> =
                 self.queue.iter().filter(|q| mine(q.2)).map(|q| q.2.priority).collect();
             let passed = |priority| worker.passed.get(priority).copied().unwrap_or(0);
@@ -212,7 +212,10 @@ impl Trial {
         assert_eq!(found, expected);
         if let Some(Assignment { slot, request, .. }) = decision {
             assert_eq!(self.hands[slot], None, "a worker has two");
-            assert!(request.wish.slot.is_none_or(|wanted| wanted == slot), "on the wrong worker");
+            assert!(
+                request.wish.place.bound().is_none_or(|wanted| wanted == slot),
+                "on the wrong worker"
+            );
             self.hands[slot] = Some(request);
         }
     }
@@ -233,7 +236,7 @@ impl Trial {
         let ids: Vec<_> = found.iter().map(|token| token.id).collect();
         let (gone, kept) = std::mem::take(&mut self.model.queue)
             .into_iter()
-            .partition(|queued| expected(queued.2.slot));
+            .partition(|queued| expected(queued.2.place.bound()));
         self.model.queue = kept;
         let gone: Vec<_> = gone.into_iter().map(|(id, ..)| id).collect();
         assert_eq!(ids, gone);
@@ -254,7 +257,7 @@ impl Trial {
         match *step {
             Step::Submit { slot, priority, deadline } => {
                 let slot = slot.map(|slot| slot.index(slots));
-                let token = self.token(deadline, Wish { priority, slot });
+                let token = self.token(deadline, Wish { priority, ..wish(slot) });
                 let Token { id, deadline, wish } = token;
                 self.model.queue.push((id, deadline, wish));
                 let decision = self.scheduler.submit(id, deadline, wish, token);
