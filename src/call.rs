@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::pool::Anchor;
 use crate::port::Command;
 use crate::request::{Request, Ticket, handler_of};
+use crate::retry::Retry;
 use crate::scheduler::{Place, Priority, Wish};
 use crate::shared::{PoolCell, Shared};
 use crate::stats::WorkerState;
@@ -33,6 +34,7 @@ pub struct Call<R> {
     wish: Wish,
     frame: Result<FrameBuilder, Error>,
     timeout: Duration,
+    idempotent: bool,
     result: PhantomData<fn() -> R>,
 }
 
@@ -48,6 +50,7 @@ impl<R> Call<R> {
             timeout: anchor.shared.config.limits.call_timeout,
             anchor,
             wish: Wish { place, ..Wish::default() },
+            idempotent: false,
             result: PhantomData,
         }
     }
@@ -56,6 +59,20 @@ impl<R> Call<R> {
     /// [`call_timeout`](crate::Builder::call_timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Says that the handler may be run more than once without harm: a call whose worker dies, that is lost with the
+    /// pool's actor, or for which no worker can be started, is tried again after a short pause, up to
+    /// [`Builder::retries`](crate::Builder::retries) times, within its own time. Default: a handler that may have started is
+    /// never run again.
+    ///
+    /// Nothing else is tried again: not what the handler answers, an exception included; not a time-out, as there is no
+    /// time left; and no refusal ([`Error::Saturated`], [`Error::WorkerBusy`], [`Error::Closed`]), which asks for fewer
+    /// calls and not for more. Each try counts as a call in [`Stats`](crate::Stats). The error is that of the last try
+    /// that may have run, else of the last one.
+    pub fn idempotent(mut self) -> Self {
+        self.idempotent = true;
         self
     }
 
@@ -108,12 +125,13 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { anchor, wish, frame, timeout, .. } = self;
+        let Self { anchor, wish, frame, timeout, idempotent, .. } = self;
         Box::pin(async move {
             let shared = &anchor.shared;
             let made = Made { id: shared.next_id(), at: Instant::now(), timeout };
             let frame = finish(frame?, &made, shared.config.limits.max_frame)?;
-            let json = make(&anchor, wish, frame.clone(), &made).await?;
+            let retry = Retry::new(if idempotent { shared.config.limits.retries } else { 0 });
+            let json = attempt(&anchor, wish, frame.clone(), made, retry).await?;
             serde_json::from_slice(&json).map_err(|error| Error::Decode {
                 handler: handler_of(&frame).to_owned(),
                 message: error.to_string(),
@@ -154,6 +172,43 @@ fn finish(mut frame: FrameBuilder, made: &Made, limit: usize) -> Result<Bytes, E
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Makes the call, and makes it again as `retry` says.
+async fn attempt(
+    anchor: &Anchor,
+    wish: Wish,
+    mut frame: Bytes,
+    mut made: Made,
+    mut retry: Retry,
+) -> Result<Bytes, Error> {
+    let Made { at, timeout, .. } = made;
+    // Of the last try that may have run, else of the last one.
+    let mut worst: Option<Error> = None;
+    loop {
+        let mut error = match make(anchor, wish, frame.clone(), &made).await {
+            Ok(json) => return Ok(json),
+            Err(error) => error,
+        };
+        if let Error::Timeout { elapsed, timeout: had, .. } = &mut error {
+            // This try has had what the earlier ones had left.
+            *elapsed += made.at - at;
+            *had = timeout;
+        }
+        let left = timeout.saturating_sub(at.elapsed());
+        let pause = retry.after(&error, left, fastrand::f64());
+        let error = match worst {
+            Some(worst) if worst.may_have_run() && !error.may_have_run() => worst,
+            _ => error,
+        };
+        let Some(pause) = pause else { return Err(error) };
+        worst = Some(error);
+        tokio::time::sleep(pause).await;
+        let now = Instant::now();
+        let left = timeout.saturating_sub(now - at);
+        made = Made { id: anchor.shared.next_id(), at: now, timeout: left };
+        frame = FrameBuilder::renamed(frame, made.id);
+    }
 }
 
 async fn make(anchor: &Anchor, wish: Wish, frame: Bytes, made: &Made) -> Result<Bytes, Error> {

@@ -47,6 +47,7 @@ pub struct Builder {
 pub(crate) struct Limits {
     pub(crate) queue: usize,
     pub(crate) call_timeout: Duration,
+    pub(crate) retries: u32,
     pub(crate) startup_timeout: Duration,
     pub(crate) shutdown_grace: Duration,
     pub(crate) health_interval: Duration,
@@ -85,6 +86,7 @@ impl Builder {
             limits: Limits {
                 queue: 1024,
                 call_timeout: Duration::from_secs(60),
+                retries: 2,
                 startup_timeout: Duration::from_secs(30),
                 shutdown_grace: Duration::from_secs(30),
                 health_interval: Duration::from_secs(30),
@@ -185,6 +187,13 @@ impl Builder {
     /// way the caller gets [`Error::Timeout`] at that moment.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.limits.call_timeout = timeout;
+        self
+    }
+
+    /// How often a call is tried again at most, if its caller says that this is harmless: see
+    /// [`Call::idempotent`](crate::Call::idempotent). Default: 2; 0 for never.
+    pub fn retries(mut self, more: u32) -> Self {
+        self.limits.retries = more;
         self
     }
 

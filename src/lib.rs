@@ -96,6 +96,7 @@ mod package;
 mod pool;
 mod port;
 mod request;
+mod retry;
 mod scheduler;
 mod shared;
 mod stats;

@@ -105,6 +105,7 @@ fn the_documented_defaults() {
     let limits = &config.limits;
     assert_eq!(limits.queue, 1024);
     assert_eq!(limits.call_timeout, seconds(60));
+    assert_eq!(limits.retries, 2);
     assert_eq!(limits.startup_timeout, seconds(30));
     assert_eq!(limits.shutdown_grace, seconds(30));
     assert_eq!(limits.health_interval, seconds(30));
