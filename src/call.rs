@@ -68,7 +68,7 @@ impl<R> Call<R> {
     /// never run again.
     ///
     /// Nothing else is tried again: not what the handler answers, an exception included; not a time-out, as there is no
-    /// time left; and no refusal ([`Error::Saturated`], [`Error::WorkerBusy`], [`Error::Closed`]), which asks for fewer
+    /// time left; and no refusal ([`Error::Saturated`], [`Error::WorkerBusy`], [`Error::CircuitOpen`], [`Error::Closed`]), which asks for fewer
     /// calls and not for more. Each try counts as a call in [`Stats`](crate::Stats). The error is that of the last try
     /// that may have run, else of the last one.
     pub fn idempotent(mut self) -> Self {

@@ -151,7 +151,8 @@ impl Dispatcher {
         self.open(|open| {
             let now = Instant::now();
             open.expire(now);
-            let Assignment { mut request, .. } = open.scheduler.idle(slot, epoch, id)?;
+            let next = open.scheduler.idle(slot, epoch, id);
+            let Assignment { mut request, .. } = open.allowed(next, now)?;
             request.ticket.assign(slot, epoch, now);
             Some(request)
         })?
@@ -209,7 +210,7 @@ impl Dispatcher {
 
 impl Open {
     /// Answers a request that no worker can run, because none can be started or all are leaving, or not at once, where it
-    /// asks for that; gives any other back.
+    /// asks for that, or whose handler is not to be called; gives any other back.
     /// What has run out of time by `now` is out of its way.
     fn accept(
         &mut self,
@@ -222,6 +223,7 @@ impl Open {
             request.close();
             return None;
         }
+        let request = request.unless_circuit_open(now)?;
         let bound = request.wish.place.bound();
         let broken = match bound {
             Some(slot) => self.scheduler.is_broken(slot),
@@ -266,8 +268,25 @@ impl Open {
         (link.map(|(_, link)| link.clone()), Command::Run(request))
     }
 
+    /// The assignment, or the worker's next one, that runs a handler which is to be called: circuits may have opened while
+    /// its calls waited.
+    fn allowed(
+        &mut self,
+        mut next: Option<Assignment<Box<Request>>>,
+        now: Instant,
+    ) -> Option<Assignment<Box<Request>>> {
+        loop {
+            let Assignment { slot, epoch, request } = next?;
+            let id = request.ticket.id;
+            if let Some(request) = request.unless_circuit_open(now) {
+                return Some(Assignment { slot, epoch, request });
+            }
+            next = self.scheduler.idle(slot, epoch, id);
+        }
+    }
+
     fn dispatch(&mut self, mut next: Option<Assignment<Box<Request>>>, now: Instant) {
-        while let Some(assigned) = next.take() {
+        while let Some(assigned) = self.allowed(next.take(), now) {
             let (slot, epoch) = (assigned.slot, assigned.epoch);
             let (link, run) = self.assign(assigned, now);
             let unsent = match link {

@@ -151,6 +151,20 @@ pub enum Error {
     #[error("run: {0}")]
     WorkerDied(Arc<WorkerDeath>),
 
+    /// The handler is not called at present, because its calls keep ending their workers or running out of time
+    /// ([`Builder::circuit_threshold`](crate::Builder::circuit_threshold)). Nothing was sent.
+    #[error(
+        "circuit: `{handler}` has ended its worker or run out of time {failures} times in a row: try again in {retry_in:.1?}"
+    )]
+    CircuitOpen {
+        /// The handler that was to be called.
+        handler: String,
+        /// So many of its calls have failed in a row.
+        failures: u32,
+        /// The time until a call is let through; while one that was is still running, the time if that one fails.
+        retry_in: Duration,
+    },
+
     /// The call was to run at once on one worker ([`Call::pinned_now`](crate::Call::pinned_now)), and that one was busy,
     /// or was just being replaced. Nothing was sent.
     #[error("queue: worker {worker} is not free: call again, or wait for it with `pinned`")]
@@ -194,6 +208,7 @@ impl Error {
             | Error::TooLarge { .. }
             | Error::Saturated { .. }
             | Error::UnknownHandler { .. }
+            | Error::CircuitOpen { .. }
             | Error::WorkerBusy { .. }
             | Error::Restarted { .. }
             | Error::Closed { .. }
@@ -212,6 +227,7 @@ impl Error {
             | Error::Saturated { .. }
             | Error::Timeout { .. }
             | Error::WorkerDied(_)
+            | Error::CircuitOpen { .. }
             | Error::WorkerBusy { .. }
             | Error::Restarted { .. } => true,
             Error::Config { .. }

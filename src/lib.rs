@@ -86,6 +86,7 @@
 mod actors;
 mod backoff;
 mod board;
+mod breaker;
 mod call;
 mod config;
 mod dispatcher;

@@ -84,6 +84,7 @@ mod tests {
         for error in [
             Error::Saturated { limit: 1 },
             Error::Closed { pool: text("demo") },
+            Error::CircuitOpen { handler: text("f"), failures: 20, retry_in: FIRST },
             Error::WorkerBusy { worker: text("demo/worker/3") },
             Error::UnknownHandler { name: text("f"), known: vec![] },
             Error::Encode { handler: text("f"), message: text("NaN") },

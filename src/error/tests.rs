@@ -64,6 +64,15 @@ fn table() -> Vec<(Error, bool, bool)> {
         (timeout(Stage::Run), true, false),
         (Error::WorkerDied(Arc::new(death(true))), true, false),
         (Error::WorkerDied(Arc::new(death(false))), false, true),
+        (
+            Error::CircuitOpen {
+                handler: text("add"),
+                failures: 20,
+                retry_in: Duration::from_millis(4500),
+            },
+            false,
+            true,
+        ),
         (Error::WorkerBusy { worker: text("demo/worker/3") }, false, true),
         (Error::Restarted { pool: text("demo") }, false, true),
         (Error::Closed { pool: text("demo") }, false, false),
@@ -87,9 +96,10 @@ fn table() -> Vec<(Error, bool, bool)> {
         Error::Closed { .. } => 13,
         Error::NoSuchWorker { .. } => 14,
         Error::WorkerBusy { .. } => 15,
+        Error::CircuitOpen { .. } => 16,
     };
     let numbers: std::collections::BTreeSet<_> = table.iter().map(|row| number(&row.0)).collect();
-    assert!(numbers.into_iter().eq(0..16), "a variant is missing");
+    assert!(numbers.into_iter().eq(0..17), "a variant is missing");
     table
 }
 
@@ -122,6 +132,7 @@ fn each_says_where_it_failed_and_what_it_was_about() {
         &["timeout while running", "1.5s", "`add`", "had 1s", "replaced"],
         &["run", "demo/worker/3", "pid 42", "SIGSEGV", "while running `add`"],
         &["run", "demo/worker/3", "pid 42", "SIGSEGV", "before it had started `add`"],
+        &["circuit", "`add`", "20 times", "again in 4.5s"],
         &["queue", "demo/worker/3", "not free", "`pinned`"],
         &["queue", "`demo`", "restarted", "call again"],
         &["`demo`", "shut down"],
