@@ -508,6 +508,35 @@ fn a_million_cancelled_requests_leave_nothing_behind() {
 }
 
 #[test]
+fn a_million_cancelled_requests_among_others_that_run_leave_nothing_behind() {
+    let mut scheduler = idle(3);
+    let mut held = [None; 3];
+    let mut most = 0;
+    for id in 0..1_200_000 {
+        let place = match id % 7 {
+            0 | 1 => Place::Only(id as usize % 3),
+            2 => Place::Preferred(id as usize % 3),
+            _ => Place::Anywhere,
+        };
+        let priority = [High, Normal, Low][id as usize / 7 % 3];
+        if let Some(given) = scheduler.submit(id, at(id), Wish { priority, place }, id) {
+            held[given.slot] = Some(given.request);
+        } else if id % 6 != 0 {
+            assert_eq!(scheduler.cancel(id), Some(Removed::Queued(id)));
+        }
+        // One in six is left to run, and the workers keep up with them.
+        for (slot, held) in held.iter_mut().enumerate().filter(|_| id % 5 == 0) {
+            if let Some(ended) = held.take() {
+                *held = scheduler.idle(slot, 1, ended).map(|given| given.request);
+            }
+        }
+        most = most.max(scheduler.queued.len());
+        assert_bounded(&scheduler, most);
+    }
+    assert!(most < 100, "{most} have waited");
+}
+
+#[test]
 fn a_full_queue_that_is_cancelled_in_any_order_leaves_nothing_behind() {
     let mut scheduler = queued(1, 0..100_000);
     // Every second one from the back, then the rest from the front.

@@ -49,12 +49,22 @@ impl Model {
         Self { queue: Vec::new(), workers }
     }
 
-    /// The first idle worker that can run anything takes the first that it can run, of the priority whose turn it is.
+    fn is_idle(&self, slot: usize) -> bool {
+        self.workers[slot].up && self.workers[slot].running.is_none()
+    }
+
+    /// The first idle worker that can run anything, one that is preferred before all others, takes the first that it can
+    /// run, of the priority whose turn it is.
     fn settle(&mut self) -> Option<(usize, u64, Id)> {
-        for (number, worker) in self.workers.iter_mut().enumerate() {
-            if !worker.up || worker.running.is_some() {
+        let preferred = self.queue.iter().find_map(|queued| match queued.2.place {
+            Place::Preferred(slot) => Some(slot).filter(|&slot| self.is_idle(slot)),
+            _ => None,
+        });
+        for number in preferred.into_iter().chain(0..self.workers.len()) {
+            if !self.is_idle(number) {
                 continue;
             }
+            let worker = &mut self.workers[number];
             let mine = |wish: Wish| wish.place.bound().is_none_or(|slot| slot == number);
             let waiting: BTreeSet<_> =
                 self.queue.iter().filter(|q| mine(q.2)).map(|q| q.2.priority).collect();
@@ -110,7 +120,9 @@ impl Model {
 #[derive(Clone, Debug)]
 enum Step {
     Submit {
-        slot: Option<Index>,
+        /// At a place of this kind, of this slot.
+        place: fn(usize) -> Place,
+        slot: Index,
         priority: Priority,
         deadline: u64,
     },
@@ -140,13 +152,32 @@ enum Step {
     Drain,
 }
 
+fn places() -> impl Strategy<Value = fn(usize) -> Place> {
+    prop_oneof![
+        5 => Just((|_| Place::Anywhere) as fn(usize) -> Place),
+        2 => Just(Place::Preferred as fn(usize) -> Place),
+        3 => Just(Place::Only as fn(usize) -> Place),
+        1 => Just(Place::Now as fn(usize) -> Place),
+    ]
+}
+
+/// Mostly the highest, so that the others have to wait for their turn.
+fn priorities() -> impl Strategy<Value = Priority> {
+    prop_oneof![6 => Just(High), 1 => Just(Normal), 1 => Just(Low)]
+}
+
+fn submits() -> impl Strategy<Value = Step> {
+    (places(), any::<Index>(), priorities(), 0..100u64).prop_map(
+        |(place, slot, priority, deadline)| Step::Submit { place, slot, priority, deadline },
+    )
+}
+
+/// Whatever can happen.
 fn steps() -> impl Strategy<Value = Step> {
     let index = any::<Index>;
     let rarely = || prop::bool::weighted(0.15);
-    let priority = prop_oneof![3 => Just(High), 1 => Just(Normal), 1 => Just(Low)];
     prop_oneof![
-        10 => (prop::option::weighted(0.4, index()), priority, 0..100u64)
-            .prop_map(|(slot, priority, deadline)| Step::Submit { slot, priority, deadline }),
+        10 => submits(),
         4 => index().prop_map(Step::Resubmit),
         1 => index().prop_map(Step::Answer),
         4 => index().prop_map(Step::Cancel),
@@ -158,6 +189,19 @@ fn steps() -> impl Strategy<Value = Step> {
         3 => (index(), rarely()).prop_map(|(slot, stale)| Step::Down { slot, stale }),
         1 => index().prop_map(Step::Broken),
         1 => Just(Step::Drain),
+    ]
+}
+
+/// A pool under load: its queue grows, and its workers are rarely disturbed.
+fn busy_steps() -> impl Strategy<Value = Step> {
+    let index = any::<Index>;
+    prop_oneof![
+        60 => submits(),
+        40 => index().prop_map(|slot| Step::Idle { slot, stale: false, wrong: false }),
+        10 => index().prop_map(Step::Cancel),
+        2 => index().prop_map(Step::Resubmit),
+        1 => (0..20u64).prop_map(|now| Step::Expire { now }),
+        1 => index().prop_map(|slot| Step::Up { slot, stale: false, running: None }),
     ]
 }
 
@@ -252,13 +296,34 @@ impl Trial {
         self.assigned(decision);
     }
 
+    /// The slot has a new worker, which holds a request with this deadline already, or none.
+    fn up(&mut self, slot: usize, running: Option<u64>) {
+        self.lose(slot);
+        let adopted = running.map(|deadline| self.token(deadline, ANY));
+        let running = adopted.as_ref().map(|token| (token.id, token.deadline));
+        self.hands[slot] = adopted;
+        let worker = &mut self.model.workers[slot];
+        worker.vacate();
+        (worker.epoch, worker.up, worker.broken) = (worker.epoch + 1, true, false);
+        worker.running = running;
+        let decision = self.scheduler.up(slot, worker.epoch, running);
+        self.assigned(decision);
+    }
+
     fn step(&mut self, step: &Step) {
         let slots = self.hands.len();
         match *step {
-            Step::Submit { slot, priority, deadline } => {
-                let slot = slot.map(|slot| slot.index(slots));
-                let token = self.token(deadline, Wish { priority, ..wish(slot) });
+            Step::Submit { place, slot, priority, deadline } => {
+                let token =
+                    self.token(deadline, Wish { priority, place: place(slot.index(slots)) });
                 let Token { id, deadline, wish } = token;
+                if let Place::Now(slot) = wish.place
+                    && !self.scheduler.is_idle(slot)
+                {
+                    // Its submitter refuses it.
+                    self.end(&token);
+                    return;
+                }
                 self.model.queue.push((id, deadline, wish));
                 let decision = self.scheduler.submit(id, deadline, wish, token);
                 self.assigned(decision);
@@ -303,21 +368,7 @@ impl Trial {
                     assert_eq!(told, None, "news of an earlier incarnation");
                     return;
                 }
-                self.lose(slot);
-                let adopted = running.map(|deadline| self.token(deadline, ANY));
-                let running = adopted.as_ref().map(|token| (token.id, token.deadline));
-                self.hands[slot] = adopted;
-                let worker = &mut self.model.workers[slot];
-                let passed = std::mem::take(&mut worker.passed);
-                *worker = ModelWorker {
-                    epoch: epoch + 1,
-                    up: true,
-                    running,
-                    passed,
-                    ..ModelWorker::default()
-                };
-                let decision = self.scheduler.up(slot, epoch + 1, running);
-                self.assigned(decision);
+                self.up(slot, running);
             }
             Step::Idle { slot, stale, wrong } => {
                 let slot = slot.index(slots);
@@ -365,8 +416,7 @@ impl Trial {
         // The invariant of the module's head.
         assert_eq!(model.settle(), None, "an idle worker could run what is queued");
         for (slot, worker) in model.workers.iter().enumerate() {
-            let idle = worker.up && worker.running.is_none();
-            assert_eq!(scheduler.idle.contains(&slot), idle, "slot {slot}");
+            assert_eq!(scheduler.is_idle(slot), model.is_idle(slot), "slot {slot}");
             assert_eq!(scheduler.is_broken(slot), worker.broken, "slot {slot}");
         }
         let mut busy = scheduler.busy();
@@ -407,6 +457,14 @@ impl Trial {
     }
 }
 
+fn try_out(mut trial: Trial, steps: &[Step]) {
+    for step in steps {
+        trial.step(step);
+        trial.check();
+    }
+    trial.finish();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -415,11 +473,16 @@ proptest! {
         slots in 1..5usize,
         steps in prop::collection::vec(steps(), 0..150),
     ) {
+        try_out(Trial::new(slots), &steps);
+    }
+
+    #[test]
+    fn it_decides_as_the_model_does_under_load(
+        slots in 1..4usize,
+        steps in prop::collection::vec(busy_steps(), 0..400),
+    ) {
         let mut trial = Trial::new(slots);
-        for step in &steps {
-            trial.step(step);
-            trial.check();
-        }
-        trial.finish();
+        (0..slots).for_each(|slot| trial.up(slot, None));
+        try_out(trial, &steps);
     }
 }
