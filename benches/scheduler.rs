@@ -15,7 +15,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use common::{Options, Spread, Table, thousands};
-use crate_source::scheduler::{Removed, Scheduler};
+use crate_source::scheduler::{Removed, Scheduler, Wish};
 use serde::Serialize;
 
 const SLOTS: [usize; 4] = [1, 8, 64, 256];
@@ -94,7 +94,7 @@ impl Load {
         let id = self.next;
         self.next += 1;
         let deadline = self.deadline(id);
-        black_box(self.scheduler.submit(id, deadline, None, black_box(REQUEST)))
+        black_box(self.scheduler.submit(id, deadline, Wish::default(), black_box(REQUEST)))
             .map(|next| next.slot)
     }
 

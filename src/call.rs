@@ -1,6 +1,7 @@
 //! One call, from the caller's side: encode, admit, send, wait, decode.
 
 use std::future::{Future, IntoFuture};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use crate::error::Error;
 use crate::pool::Anchor;
 use crate::port::Command;
 use crate::request::{Answer, Request, Ticket, Why, handler_of};
+use crate::retry::Retry;
+use crate::scheduler::{Place, Priority, Wish};
 use crate::shared::{PoolCell, Shared};
 use crate::stats::WorkerState;
 use crate::sys;
@@ -30,10 +33,11 @@ use crate::wire::{FrameBuilder, Kind, json};
 #[derive(Debug)]
 pub struct Call<R> {
     anchor: Arc<Anchor>,
-    slot: Option<usize>,
+    wish: Wish,
     frame: Result<FrameBuilder, Error>,
     timeout: Duration,
     cancel: Option<CancellationToken>,
+    idempotent: bool,
     result: PhantomData<fn() -> R>,
 }
 
@@ -53,7 +57,7 @@ impl CancelHandle {
 impl<R> Call<R> {
     pub(crate) fn new(
         anchor: Arc<Anchor>,
-        slot: Option<usize>,
+        place: Place,
         handler: &str,
         args: &impl Serialize,
     ) -> Self {
@@ -61,8 +65,9 @@ impl<R> Call<R> {
             frame: encode(handler, args),
             timeout: anchor.shared.config.limits.call_timeout,
             anchor,
-            slot,
+            wish: Wish { place, ..Wish::default() },
             cancel: None,
+            idempotent: false,
             result: PhantomData,
         }
     }
@@ -78,6 +83,63 @@ impl<R> Call<R> {
     pub fn cancel_handle(&mut self) -> CancelHandle {
         CancelHandle(self.cancel.get_or_insert_default().clone())
     }
+
+    /// Says that the handler may be run more than once without harm: a call whose worker dies, that is lost with the
+    /// pool's actor, or for which no worker can be started, is tried again after a short pause, up to
+    /// [`Builder::retries`](crate::Builder::retries) times, within its own time. Default: a handler that may have started is
+    /// never run again.
+    ///
+    /// Nothing else is tried again: not what the handler answers, an exception included; not a time-out, as there is no
+    /// time left; and no refusal ([`Error::Saturated`], [`Error::WorkerBusy`], [`Error::CircuitOpen`], [`Error::Closed`]), which asks for fewer
+    /// calls and not for more. Each try counts as a call in [`Stats`](crate::Stats). The error is that of the last try
+    /// that may have run, else of the last one.
+    pub fn idempotent(mut self) -> Self {
+        self.idempotent = true;
+        self
+    }
+
+    /// Which of the calls that wait goes first. Default: [`Priority::Normal`].
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.wish.priority = priority;
+        self
+    }
+
+    /// Runs the call on the worker that `key` belongs to if that one is idle, else on any other: for handlers that
+    /// keep something of their own, such as a cache. Calls that wait are run in order by whichever worker is free first.
+    ///
+    /// A key always belongs to the same slot of a pool; nothing is kept of it. Of this method and the next two the last
+    /// one that is called counts, also over [`WorkerHandle::call`](crate::WorkerHandle::call).
+    pub fn affinity(mut self, key: impl AsRef<str>) -> Self {
+        self.wish.place = Place::Preferred(self.slot_of(key.as_ref()));
+        self
+    }
+
+    /// Runs the call on the worker that `key` belongs to (see [`Call::affinity`]), and waits for that one: calls of one
+    /// key and priority run one after another, in the order in which they were made. They hold up no call of another
+    /// worker.
+    ///
+    /// Like a [`WorkerHandle`](crate::WorkerHandle), the key means the slot: it survives the worker's restart, what the
+    /// worker keeps in memory doesn't. While the slot's worker can't be started, the call fails with [`Error::Start`].
+    pub fn pinned(mut self, key: impl AsRef<str>) -> Self {
+        self.wish.place = Place::Only(self.slot_of(key.as_ref()));
+        self
+    }
+
+    /// Like [`Call::pinned`], and does not wait: if the worker is not free at this moment, the call fails at once with
+    /// [`Error::WorkerBusy`].
+    pub fn pinned_now(mut self, key: impl AsRef<str>) -> Self {
+        self.wish.place = Place::Now(self.slot_of(key.as_ref()));
+        self
+    }
+
+    /// The slot that a key belongs to. A hash needs no table that would have to be bounded; and as a pool never changes
+    /// its number of slots, nothing is gained by one that moves few keys then.
+    fn slot_of(&self, key: &str) -> usize {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let slots = self.anchor.shared.config.workers as u64;
+        (hasher.finish() % slots) as usize
+    }
 }
 
 impl<R: DeserializeOwned> IntoFuture for Call<R> {
@@ -85,12 +147,13 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { anchor, slot, frame, timeout, cancel, .. } = self;
+        let Self { anchor, wish, frame, timeout, cancel, idempotent, .. } = self;
         Box::pin(async move {
             let shared = &anchor.shared;
             let made = Made { id: shared.next_id(), at: Instant::now(), timeout, cancel };
             let frame = finish(frame?, &made, shared.config.limits.max_frame)?;
-            let json = make(&anchor, slot, frame.clone(), &made).await?;
+            let retry = Retry::new(if idempotent { shared.config.limits.retries } else { 0 });
+            let json = attempt(&anchor, wish, frame.clone(), made, retry).await?;
             serde_json::from_slice(&json).map_err(|error| Error::Decode {
                 handler: handler_of(&frame).to_owned(),
                 message: error.to_string(),
@@ -144,12 +207,48 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-async fn make(
+/// Makes the call, and makes it again as `retry` says.
+async fn attempt(
     anchor: &Anchor,
-    slot: Option<usize>,
-    frame: Bytes,
-    made: &Made,
+    wish: Wish,
+    mut frame: Bytes,
+    mut made: Made,
+    mut retry: Retry,
 ) -> Result<Bytes, Error> {
+    let Made { at, timeout, .. } = made;
+    // Of the last try that may have run, else of the last one.
+    let mut worst: Option<Error> = None;
+    loop {
+        let mut error = match make(anchor, wish, frame.clone(), &made).await {
+            Ok(json) => return Ok(json),
+            Err(error) => error,
+        };
+        if let Error::Timeout { elapsed, timeout: had, .. } = &mut error {
+            // This try has had what the earlier ones had left.
+            *elapsed += made.at - at;
+            *had = timeout;
+        }
+        let left = timeout.saturating_sub(at.elapsed());
+        let pause = retry.after(&error, left, fastrand::f64());
+        let error = match worst {
+            Some(worst) if worst.may_have_run() && !error.may_have_run() => worst,
+            _ => error,
+        };
+        let Some(pause) = pause else { return Err(error) };
+        worst = Some(error);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // The next try says so.
+            () = made.cancelled() => {}
+        }
+        let now = Instant::now();
+        let left = timeout.saturating_sub(now - at);
+        made = Made { id: anchor.shared.next_id(), at: now, timeout: left, ..made };
+        frame = FrameBuilder::renamed(frame, made.id);
+    }
+}
+
+async fn make(anchor: &Anchor, wish: Wish, frame: Bytes, made: &Made) -> Result<Bytes, Error> {
     let shared = &anchor.shared;
     let &Made { id, at, timeout, .. } = made;
     if shared.is_closed() {
@@ -159,7 +258,7 @@ async fn make(
     let mut guard = AbandonOnDrop { shared, id, armed: false };
     let (ticket, mut answer) = Ticket::admit(shared, id, at, timeout)?;
     guard.armed = true;
-    let request = Request::new(frame, slot, ticket);
+    let request = Request::new(frame, wish, ticket);
     if let Err(request) = shared.submit(request) {
         submit_later(anchor, request, made).await;
     }
@@ -195,10 +294,14 @@ async fn submit_later(anchor: &Anchor, request: Box<Request>, made: &Made) {
     while let Some(request) = waiting.0.take() {
         let error = match &*cell.borrow_and_update() {
             PoolCell::Starting | PoolCell::Up(_) if !anchor.is_dead() => {
-                shared.board.why_broken(request.slot).map(Error::Start)
+                shared.board.why_broken(request.wish.place.bound()).map(Error::Start)
             }
             _ => Some(Error::Closed { pool: shared.config.name.clone() }),
         };
+        if let (None, Place::Now(slot)) = (&error, request.wish.place) {
+            request.refuse(slot);
+            return;
+        }
         if let Some(error) = error {
             request.ticket.answer(Err(error), WorkerState::Down);
             return;

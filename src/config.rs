@@ -66,6 +66,9 @@ pub(crate) struct WorkerLimits {
 pub(crate) struct Limits {
     pub(crate) queue: usize,
     pub(crate) call_timeout: Duration,
+    pub(crate) retries: u32,
+    pub(crate) circuit_threshold: u32,
+    pub(crate) circuit_cool_down: Duration,
     pub(crate) startup_timeout: Duration,
     pub(crate) shutdown_grace: Duration,
     pub(crate) health_interval: Duration,
@@ -80,6 +83,7 @@ impl Limits {
         const EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
         Self {
             call_timeout: self.call_timeout.min(EVER),
+            circuit_cool_down: self.circuit_cool_down.min(EVER),
             startup_timeout: self.startup_timeout.min(EVER),
             shutdown_grace: self.shutdown_grace.min(EVER),
             health_interval: self.health_interval.min(EVER),
@@ -106,6 +110,9 @@ impl Builder {
             limits: Limits {
                 queue: 1024,
                 call_timeout: Duration::from_secs(60),
+                retries: 2,
+                circuit_threshold: 20,
+                circuit_cool_down: Duration::from_secs(5),
                 startup_timeout: Duration::from_secs(30),
                 shutdown_grace: Duration::from_secs(30),
                 health_interval: Duration::from_secs(30),
@@ -234,6 +241,32 @@ impl Builder {
         self
     }
 
+    /// How often a call is tried again at most, if its caller says that this is harmless: see
+    /// [`Call::idempotent`](crate::Call::idempotent). Default: 2; 0 for never.
+    pub fn retries(mut self, more: u32) -> Self {
+        self.limits.retries = more;
+        self
+    }
+
+    /// After so many calls of one handler in a row that ended their worker, or ran out of time while they ran, the handler
+    /// is not called for a [while](Builder::circuit_cool_down): its calls, those that wait included, fail with
+    /// [`Error::CircuitOpen`], and the other handlers keep their workers. Default: 20; 0 for never.
+    ///
+    /// Any answer of the handler, an exception included, ends the row. A caller that drops its future counts for nothing.
+    pub fn circuit_threshold(mut self, failures: u32) -> Self {
+        self.limits.circuit_threshold = failures;
+        self
+    }
+
+    /// How long a handler is not called that has reached the [threshold](Builder::circuit_threshold). Default: 5 s.
+    ///
+    /// After it one call is let through, while others still fail. If that one is answered, all is well again; if it fails
+    /// too, the handler is not called for as long again.
+    pub fn circuit_cool_down(mut self, time: Duration) -> Self {
+        self.limits.circuit_cool_down = time;
+        self
+    }
+
     /// The time that the launcher has to become ready, preloading included, and after it each worker, its
     /// handler file included. Default: 30 s. After it the start has failed, with the stage named.
     pub fn startup_timeout(mut self, timeout: Duration) -> Self {
@@ -353,6 +386,7 @@ impl Builder {
         }
         for (option, time) in [
             ("call_timeout", self.limits.call_timeout),
+            ("circuit_cool_down", self.limits.circuit_cool_down),
             ("startup_timeout", self.limits.startup_timeout),
             ("health_interval", self.limits.health_interval),
             ("health_timeout", self.limits.health_timeout),

@@ -14,7 +14,7 @@ use crate::board::{Board, Link};
 use crate::error::{Error, StartError};
 use crate::port::Command;
 use crate::request::{Request, Why};
-use crate::scheduler::{Assignment, Removed, Scheduler};
+use crate::scheduler::{Assignment, Place, Removed, Scheduler};
 use crate::stats::WorkerState;
 
 #[derive(Debug)]
@@ -77,8 +77,8 @@ impl Dispatcher {
         let Some(request) = open.accept(board, request, now) else {
             return Submitted::Done;
         };
-        let (id, deadline, slot) = (request.ticket.id, request.ticket.deadline, request.slot);
-        let assigned = open.scheduler.submit(id, deadline, slot, request);
+        let (id, deadline, wish) = (request.ticket.id, request.ticket.deadline, request.wish);
+        let assigned = open.scheduler.submit(id, deadline, wish, request);
         let submitted = open.submitted();
         let Some(assigned) = assigned else {
             return submitted;
@@ -116,8 +116,8 @@ impl Dispatcher {
         let Some(request) = open.accept(board, request, now) else {
             return Submitted::Done;
         };
-        let (id, deadline, slot) = (request.ticket.id, request.ticket.deadline, request.slot);
-        let assigned = open.scheduler.resubmit(id, deadline, slot, request);
+        let (id, deadline, wish) = (request.ticket.id, request.ticket.deadline, request.wish);
+        let assigned = open.scheduler.resubmit(id, deadline, wish, request);
         open.dispatch(assigned, now);
         open.submitted()
     }
@@ -150,7 +150,8 @@ impl Dispatcher {
         self.open(|open| {
             let now = Instant::now();
             open.expire(now);
-            let Assignment { mut request, .. } = open.scheduler.idle(slot, epoch, id)?;
+            let next = open.scheduler.idle(slot, epoch, id);
+            let Assignment { mut request, .. } = open.allowed(next, now)?;
             request.ticket.assign(slot, epoch, now);
             Some(request)
         })?
@@ -207,7 +208,8 @@ impl Dispatcher {
 }
 
 impl Open {
-    /// Answers a request that no worker can run, because none can be started or all are leaving; gives any other back.
+    /// Answers a request that no worker can run, because none can be started or all are leaving, or not at once, where it
+    /// asks for that, or whose handler is not to be called; gives any other back.
     /// What has run out of time by `now` is out of its way.
     fn accept(
         &mut self,
@@ -220,20 +222,28 @@ impl Open {
             request.close();
             return None;
         }
-        let broken = match request.slot {
+        let request = request.unless_circuit_open(now)?;
+        let bound = request.wish.place.bound();
+        let broken = match bound {
             Some(slot) => self.scheduler.is_broken(slot),
             None => self.scheduler.all_broken(),
         };
-        if !broken {
-            return Some(request);
+        // None if one was started just now, and the news is on its way.
+        if let Some(error) = broken.then(|| board.why_broken(bound)).flatten() {
+            request.ticket.answer(Err(Error::Start(error)), WorkerState::Down);
+            return None;
         }
-        match board.why_broken(request.slot) {
-            Some(error) => {
-                request.ticket.answer(Err(Error::Start(error)), WorkerState::Down);
+        self.admit(request)
+    }
+
+    /// Answers a request that does not wait for its worker, where it would have to; gives any other back.
+    fn admit(&self, request: Box<Request>) -> Option<Box<Request>> {
+        match request.wish.place {
+            Place::Now(slot) if !self.scheduler.is_idle(slot) => {
+                request.refuse(slot);
                 None
             }
-            // Started just now; the news is on its way.
-            None => Some(request),
+            _ => Some(request),
         }
     }
 
@@ -257,8 +267,25 @@ impl Open {
         (link.map(|(_, link)| link.clone()), Command::Run(request))
     }
 
+    /// The assignment, or the worker's next one, that runs a handler which is to be called: circuits may have opened while
+    /// its calls waited.
+    fn allowed(
+        &mut self,
+        mut next: Option<Assignment<Box<Request>>>,
+        now: Instant,
+    ) -> Option<Assignment<Box<Request>>> {
+        loop {
+            let Assignment { slot, epoch, request } = next?;
+            let id = request.ticket.id;
+            if let Some(request) = request.unless_circuit_open(now) {
+                return Some(Assignment { slot, epoch, request });
+            }
+            next = self.scheduler.idle(slot, epoch, id);
+        }
+    }
+
     fn dispatch(&mut self, mut next: Option<Assignment<Box<Request>>>, now: Instant) {
-        while let Some(assigned) = next.take() {
+        while let Some(assigned) = self.allowed(next.take(), now) {
             let (slot, epoch) = (assigned.slot, assigned.epoch);
             let (link, run) = self.assign(assigned, now);
             let unsent = match link {
@@ -269,8 +296,9 @@ impl Open {
                 // The worker is gone; the news is on its way.
                 request.ticket.unassign(WorkerState::Stopping);
                 self.scheduler.down(slot, epoch);
+                let Some(request) = self.admit(request) else { return };
                 let (id, deadline) = (request.ticket.id, request.ticket.deadline);
-                next = self.scheduler.resubmit(id, deadline, request.slot, request);
+                next = self.scheduler.resubmit(id, deadline, request.wish, request);
             }
         }
     }

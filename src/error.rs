@@ -181,6 +181,28 @@ pub enum Error {
     #[error("run: {0}")]
     WorkerDied(Arc<WorkerDeath>),
 
+    /// The handler is not called at present, because its calls keep ending their workers or running out of time
+    /// ([`Builder::circuit_threshold`](crate::Builder::circuit_threshold)). Nothing was sent.
+    #[error(
+        "circuit: `{handler}` has ended its worker or run out of time {failures} times in a row: try again in {retry_in:.1?}"
+    )]
+    CircuitOpen {
+        /// The handler that was to be called.
+        handler: String,
+        /// So many of its calls have failed in a row.
+        failures: u32,
+        /// The time until a call is let through; while one that was is still running, the time if that one fails.
+        retry_in: Duration,
+    },
+
+    /// The call was to run at once on one worker ([`Call::pinned_now`](crate::Call::pinned_now)), and that one was busy,
+    /// or was just being replaced. Nothing was sent.
+    #[error("queue: worker {worker} is not free: call again, or wait for it with `pinned`")]
+    WorkerBusy {
+        /// The worker's name, such as `demo/worker/3`.
+        worker: String,
+    },
+
     /// The pool's actor ended while the call was in its queue. The pool comes back by itself.
     #[error("queue: the actor of pool `{pool}` restarted while the call was waiting: call again")]
     Restarted {
@@ -216,6 +238,8 @@ impl Error {
             | Error::TooLarge { .. }
             | Error::Saturated { .. }
             | Error::UnknownHandler { .. }
+            | Error::CircuitOpen { .. }
+            | Error::WorkerBusy { .. }
             | Error::Restarted { .. }
             | Error::Closed { .. }
             | Error::NoSuchWorker { .. } => false,
@@ -236,6 +260,8 @@ impl Error {
             | Error::Saturated { .. }
             | Error::Timeout { .. }
             | Error::WorkerDied(_)
+            | Error::CircuitOpen { .. }
+            | Error::WorkerBusy { .. }
             | Error::Restarted { .. } => true,
             Error::Config { .. }
             | Error::NameTaken { .. }

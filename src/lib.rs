@@ -86,6 +86,7 @@
 mod actors;
 mod backoff;
 mod board;
+mod breaker;
 mod call;
 mod config;
 mod dispatcher;
@@ -97,6 +98,7 @@ mod pool;
 mod port;
 mod reload;
 mod request;
+mod retry;
 mod scheduler;
 mod shared;
 mod stats;
@@ -107,6 +109,7 @@ pub use call::{Call, CancelHandle};
 pub use config::Builder;
 pub use error::{Ended, Error, Exit, PythonException, Stage, StartError, WorkerDeath};
 pub use pool::{Pool, WorkerHandle};
+pub use scheduler::Priority;
 pub use stats::{Failures, Quantiles, Stats, WorkerInfo, WorkerState};
 
 #[cfg(fuzzing)]

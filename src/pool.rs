@@ -14,6 +14,7 @@ use crate::call::Call;
 use crate::config::{Builder, Config};
 use crate::error::Error;
 use crate::reload;
+use crate::scheduler::Place;
 use crate::shared::{PoolCell, Shared, Startup};
 use crate::stats::{Stats, WorkerInfo};
 
@@ -136,7 +137,7 @@ impl Pool {
     ///
     /// See [`Error`]. [`Error::may_have_run`] tells whether the handler can have started.
     pub fn call<R: DeserializeOwned>(&self, handler: &str, args: impl Serialize) -> Call<R> {
-        Call::new(Arc::clone(&self.anchor), None, handler, &args)
+        Call::new(Arc::clone(&self.anchor), Place::Anywhere, handler, &args)
     }
 
     /// A handle of the worker at `slot`, which counts from 0.
@@ -273,6 +274,6 @@ impl WorkerHandle {
 
     /// Calls a handler on this worker, as soon as it is free; see [`Pool::call`].
     pub fn call<R: DeserializeOwned>(&self, handler: &str, args: impl Serialize) -> Call<R> {
-        Call::new(Arc::clone(&self.anchor), Some(self.slot), handler, &args)
+        Call::new(Arc::clone(&self.anchor), Place::Only(self.slot), handler, &args)
     }
 }

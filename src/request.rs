@@ -7,7 +7,9 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::board::{Held, Outcome};
+use crate::breaker::{Change, Refusal, Verdict};
 use crate::error::{Ended, Error, Exit, Stage, WorkerDeath};
+use crate::scheduler::Wish;
 use crate::shared::Shared;
 use crate::stats::WorkerState;
 use crate::wire::HEADER;
@@ -46,17 +48,17 @@ impl Why {
 /// An admitted call.
 #[derive(Debug)]
 pub(crate) struct Request {
-    /// The slot that it must run at, if its caller named one.
-    pub(crate) slot: Option<usize>,
+    /// When and where it is to run.
+    pub(crate) wish: Wish,
     pub(crate) ticket: Ticket,
     reassigned: u8,
 }
 
 impl Request {
     /// Boxed once: on its way it moves through half a dozen messages and tables.
-    pub(crate) fn new(frame: Bytes, slot: Option<usize>, mut ticket: Ticket) -> Box<Self> {
+    pub(crate) fn new(frame: Bytes, wish: Wish, mut ticket: Ticket) -> Box<Self> {
         ticket.frame = frame;
-        Box::new(Self { slot, ticket, reassigned: 0 })
+        Box::new(Self { wish, ticket, reassigned: 0 })
     }
 
     /// The encoded CALL frame.
@@ -79,6 +81,24 @@ impl Request {
     pub(crate) fn close(self) {
         let pool = self.ticket.shared.config.name.clone();
         self.ticket.answer(Err(Error::Closed { pool }), WorkerState::Down);
+    }
+
+    /// Ends the call if its handler is not to be called `now`; gives it back if it is.
+    pub(crate) fn unless_circuit_open(self: Box<Self>, now: Instant) -> Option<Box<Self>> {
+        let handler = self.handler();
+        let Some(refusal) = self.ticket.shared.breaker.refuses(handler, now) else {
+            return Some(self);
+        };
+        let Refusal { failures, retry_in } = refusal;
+        let error = Error::CircuitOpen { handler: handler.to_owned(), failures, retry_in };
+        self.ticket.answer(Err(error), WorkerState::Down);
+        None
+    }
+
+    /// Ends the call because the worker of its slot is not free, and it does not wait.
+    pub(crate) fn refuse(self, slot: usize) {
+        let worker = self.ticket.shared.config.worker_name(slot);
+        self.ticket.answer(Err(Error::WorkerBusy { worker }), WorkerState::Down);
     }
 
     /// Ends a call that Python has not seen, for want of time.
@@ -170,6 +190,7 @@ impl Ticket {
         let held = Held { slot, epoch, id: self.id };
         let waited = now.saturating_duration_since(self.submitted);
         self.shared.board.assign(held, self.deadline, waited);
+        self.shared.breaker.begins(self.handler(), self.id, now);
         self.place = Place::Worker { held, since: now };
     }
 
@@ -177,6 +198,25 @@ impl Ticket {
     pub(crate) fn unassign(&mut self, after: WorkerState) {
         if let Place::Worker { held, .. } = std::mem::replace(&mut self.place, Place::Queue) {
             self.shared.board.unassign(held, after);
+            // It has not started.
+            self.judge(Verdict::Unknown, Instant::now());
+        }
+    }
+
+    /// Tells the handler's circuit how a call has ended that a worker had.
+    fn judge(&self, verdict: Verdict, now: Instant) {
+        let (pool, handler) = (&self.shared.config.name, self.handler());
+        match self.shared.breaker.ends(handler, self.id, verdict, now) {
+            Some(Change::Opened { failures }) => {
+                tracing::warn!(
+                    pool,
+                    handler,
+                    failures,
+                    "keeps failing, and is not called for a while"
+                );
+            }
+            Some(Change::Closed) => tracing::info!(pool, handler, "is called again"),
+            None => {}
         }
     }
 
@@ -241,9 +281,33 @@ impl Ticket {
         match self.place {
             Place::Queue => self.shared.board.ended_queued(outcome),
             Place::Worker { held, since } => {
-                self.shared.board.ended_running(held, outcome, since.elapsed(), after);
+                let now = Instant::now();
+                // First: whoever finds the call counted finds its circuit open.
+                self.judge(verdict(outcome), now);
+                let took = now.saturating_duration_since(since);
+                self.shared.board.ended_running(held, outcome, took, after);
             }
         }
+    }
+}
+
+/// What the end of a call that a worker had says of its handler.
+fn verdict(outcome: Outcome<'_>) -> Verdict {
+    let error = match outcome {
+        Outcome::Completed => return Verdict::Answered,
+        Outcome::Failed(error) => error,
+        Outcome::Abandoned => return Verdict::Unknown,
+    };
+    match error {
+        Error::Python { .. } | Error::BadResult { .. } => Verdict::Answered,
+        Error::Timeout { stage: Stage::Run, .. } => Verdict::Failed,
+        Error::WorkerDied(death) if death.started => match death.ended {
+            Ended::Itself | Ended::ClosedPort | Ended::Protocol(_) | Ended::TimedOut => {
+                Verdict::Failed
+            }
+            _ => Verdict::Unknown,
+        },
+        _ => Verdict::Unknown,
     }
 }
 

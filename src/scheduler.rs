@@ -1,16 +1,53 @@
 //! Who runs what, when: the pool's decisions as a plain struct. No I/O, no clock of its own, no actor.
 //!
-//! Calls run first come, first served. A call that names a slot waits for that slot's worker and holds up
-//! nobody else. News of an earlier incarnation of a worker, recognised by its epoch, changes nothing.
+//! Calls of one priority run first come, first served; among priorities, [`Turns`] decides. A call that must run at one
+//! slot waits for that slot's worker and holds up nobody else. News of an earlier incarnation of a worker, recognised by its
+//! epoch, changes nothing.
 //!
 //! Invariant: while a worker is idle, nothing that it could run is queued.
 
+mod priority;
+
+use std::array;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
+pub use priority::Priority;
+use priority::Turns;
+
 /// A request's id; unique within the pool.
 pub(crate) type Id = u64;
+
+/// What a request asks of the scheduler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wish {
+    pub(crate) priority: Priority,
+    pub(crate) place: Place,
+}
+
+/// Where a request may run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Place {
+    #[default]
+    Anywhere,
+    /// At this slot if its worker is idle, else anywhere.
+    Preferred(usize),
+    /// At this slot.
+    Only(usize),
+    /// Likewise, and at once: it is submitted only if [`Scheduler::is_idle`] says so.
+    Now(usize),
+}
+
+impl Place {
+    /// The slot that a request must run at, if there is one.
+    pub(crate) fn bound(self) -> Option<usize> {
+        match self {
+            Place::Anywhere | Place::Preferred(_) => None,
+            Place::Only(slot) | Place::Now(slot) => Some(slot),
+        }
+    }
+}
 
 /// Ids are numbers in sequence, of our own making: one multiplication spreads them well enough, and takes a tenth of
 /// the time of the default hash, which guards against keys that an attacker chooses.
@@ -57,14 +94,15 @@ pub(crate) enum Removed<R> {
 struct Queued<R> {
     request: R,
     deadline: Instant,
-    slot: Option<usize>,
+    wish: Wish,
     /// The order of arrival, over all queues. Requests that come back are ahead of all others.
     order: i64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Worker {
     /// No worker takes calls here.
+    #[default]
     Absent,
     Idle,
     Busy {
@@ -73,12 +111,16 @@ enum Worker {
     },
 }
 
-#[derive(Debug)]
+/// Queues by rank of priority. Ids that are no longer in [`Scheduler::queued`] are passed over.
+type Queues = [VecDeque<Id>; Priority::COUNT];
+
+#[derive(Debug, Default)]
 struct Slot {
     epoch: u64,
     worker: Worker,
     /// Requests for this slot alone.
-    queue: VecDeque<Id>,
+    queues: Queues,
+    turns: Turns,
     /// The last start failed.
     broken: bool,
 }
@@ -88,8 +130,8 @@ pub(crate) struct Scheduler<R> {
     slots: Vec<Slot>,
     idle: BTreeSet<usize>,
     broken: usize,
-    /// Requests for any slot. Ids that are no longer in `queued` are passed over.
-    queue: VecDeque<Id>,
+    /// Requests for any slot.
+    queues: Queues,
     queued: HashMap<Id, Queued<R>, ByNumber>,
     /// The deadlines of all requests, queued and running.
     deadlines: BTreeSet<(Instant, Id)>,
@@ -100,13 +142,11 @@ pub(crate) struct Scheduler<R> {
 
 impl<R> Scheduler<R> {
     pub(crate) fn new(slots: usize) -> Self {
-        let slot =
-            || Slot { epoch: 0, worker: Worker::Absent, queue: VecDeque::new(), broken: false };
         Self {
-            slots: (0..slots).map(|_| slot()).collect(),
+            slots: (0..slots).map(|_| Slot::default()).collect(),
             idle: BTreeSet::new(),
             broken: 0,
-            queue: VecDeque::new(),
+            queues: Queues::default(),
             queued: HashMap::default(),
             deadlines: BTreeSet::new(),
             running: HashMap::default(),
@@ -122,44 +162,39 @@ impl<R> Scheduler<R> {
         &mut self,
         id: Id,
         deadline: Instant,
-        slot: Option<usize>,
+        wish: Wish,
         request: R,
     ) -> Option<Assignment<R>> {
         let order = self.next_order;
         self.next_order += 1;
-        self.deadlines.insert((deadline, id));
-        let queued = Queued { request, deadline, slot, order };
-        if let Some(free) = self.idle_for(slot) {
-            return Some(self.assign(free, id, queued));
-        }
-        match slot {
-            Some(slot) => self.slots[slot].queue.push_back(id),
-            None => self.queue.push_back(id),
-        }
-        self.queued.insert(id, queued);
-        None
+        self.add(id, Queued { request, deadline, wish, order }, VecDeque::push_back)
     }
 
-    /// A request that was assigned, and certainly not started, comes back; it is the next to run.
+    /// A request that was assigned, and certainly not started, comes back; it is the next of its priority to run.
     pub(crate) fn resubmit(
         &mut self,
         id: Id,
         deadline: Instant,
-        slot: Option<usize>,
+        wish: Wish,
         request: R,
     ) -> Option<Assignment<R>> {
         self.forget_running(id);
         let order = self.next_front;
         self.next_front -= 1;
-        self.deadlines.insert((deadline, id));
-        let queued = Queued { request, deadline, slot, order };
-        if let Some(free) = self.idle_for(slot) {
+        self.add(id, Queued { request, deadline, wish, order }, VecDeque::push_front)
+    }
+
+    fn add(
+        &mut self,
+        id: Id,
+        queued: Queued<R>,
+        push: impl FnOnce(&mut VecDeque<Id>, Id),
+    ) -> Option<Assignment<R>> {
+        self.deadlines.insert((queued.deadline, id));
+        if let Some(free) = self.idle_for(queued.wish.place) {
             return Some(self.assign(free, id, queued));
         }
-        match slot {
-            Some(slot) => self.slots[slot].queue.push_front(id),
-            None => self.queue.push_front(id),
-        }
+        push(Self::queue(queued.wish, &mut self.slots, &mut self.queues), id);
         self.queued.insert(id, queued);
         None
     }
@@ -259,7 +294,7 @@ impl<R> Scheduler<R> {
         if self.all_broken() {
             self.drain()
         } else {
-            self.drain_where(|queued| queued.slot == Some(slot))
+            self.drain_where(|queued| queued.wish.place.bound() == Some(slot))
         }
     }
 
@@ -272,20 +307,28 @@ impl<R> Scheduler<R> {
         self.slots[slot].broken
     }
 
+    /// Whether the slot's worker takes a call at once.
+    pub(crate) fn is_idle(&self, slot: usize) -> bool {
+        self.idle.contains(&slot)
+    }
+
     // === Inside ===
 
-    fn idle_for(&self, slot: Option<usize>) -> Option<usize> {
-        match slot {
-            Some(slot) => self.idle.contains(&slot).then_some(slot),
-            None => self.idle.first().copied(),
+    fn idle_for(&self, place: Place) -> Option<usize> {
+        match place {
+            Place::Only(slot) | Place::Now(slot) => self.is_idle(slot).then_some(slot),
+            Place::Preferred(slot) if self.is_idle(slot) => Some(slot),
+            Place::Anywhere | Place::Preferred(_) => self.idle.first().copied(),
         }
     }
 
     fn assign(&mut self, slot: usize, id: Id, queued: Queued<R>) -> Assignment<R> {
         self.idle.remove(&slot);
-        self.slots[slot].worker = Worker::Busy { id, deadline: queued.deadline };
         self.running.insert(id, slot);
-        Assignment { slot, epoch: self.slots[slot].epoch, request: queued.request }
+        let state = &mut self.slots[slot];
+        state.worker = Worker::Busy { id, deadline: queued.deadline };
+        state.turns.took(queued.wish.priority.rank());
+        Assignment { slot, epoch: state.epoch, request: queued.request }
     }
 
     /// Whatever the slot's worker was doing, it no longer does.
@@ -305,30 +348,44 @@ impl<R> Scheduler<R> {
         }
     }
 
-    /// An idle worker takes the oldest request that it may run.
+    /// Where a request with this wish waits.
+    fn queue<'a>(
+        wish: Wish,
+        slots: &'a mut [Slot],
+        queues: &'a mut Queues,
+    ) -> &'a mut VecDeque<Id> {
+        let queues = wish.place.bound().map_or(queues, |slot| &mut slots[slot].queues);
+        &mut queues[wish.priority.rank()]
+    }
+
+    /// An idle worker takes the oldest request that it may run, of the priority whose turn it is.
     fn becomes_idle(&mut self, slot: usize) -> Option<Assignment<R>> {
-        self.slots[slot].worker = Worker::Idle;
         self.idle.insert(slot);
-        let own = Self::head(&mut self.slots[slot].queue, &self.queued);
-        let any = Self::head(&mut self.queue, &self.queued);
-        let from_own = match (own, any) {
-            (Some((order, _)), Some((other, _))) => order < other,
-            (own, _) => own.is_some(),
-        };
-        let queue = if from_own { &mut self.slots[slot].queue } else { &mut self.queue };
-        let id = queue.pop_front()?;
+        let Self { slots, queues, queued, .. } = self;
+        let state = &mut slots[slot];
+        state.worker = Worker::Idle;
+        // By rank of priority, the queue with the older head.
+        let mut ranks = state.queues.iter_mut().zip(queues);
+        let mut oldest: [_; Priority::COUNT] = array::from_fn(|_| {
+            let (own, any) = ranks.next()?;
+            match (Self::head(own, queued), Self::head(any, queued)) {
+                (None, None) => None,
+                (Some(order), other) if other.is_none_or(|other| order < other) => Some(own),
+                _ => Some(any),
+            }
+        });
+        let waiting = array::from_fn(|rank| oldest[rank].is_some());
+        let next = state.turns.next(waiting)?;
+        let id = oldest[next].take()?.pop_front()?;
         let queued = self.queued.remove(&id)?;
         Some(self.assign(slot, id, queued))
     }
 
-    /// The first id of a queue that is still queued, as (order, id).
-    fn head(
-        queue: &mut VecDeque<Id>,
-        queued: &HashMap<Id, Queued<R>, ByNumber>,
-    ) -> Option<(i64, Id)> {
-        while let Some(&id) = queue.front() {
-            if let Some(found) = queued.get(&id) {
-                return Some((found.order, id));
+    /// The order of the first request of a queue that is still queued.
+    fn head(queue: &mut VecDeque<Id>, queued: &HashMap<Id, Queued<R>, ByNumber>) -> Option<i64> {
+        while let Some(id) = queue.front() {
+            if let Some(found) = queued.get(id) {
+                return Some(found.order);
             }
             queue.pop_front();
         }
@@ -336,18 +393,14 @@ impl<R> Scheduler<R> {
     }
 
     fn unqueue(&mut self, id: Id) -> Option<R> {
-        let queued = self.queued.remove(&id)?;
-        self.deadlines.remove(&(queued.deadline, id));
-        let waiting = self.queued.len();
-        let queue = match queued.slot {
-            Some(slot) => &mut self.slots[slot].queue,
-            None => &mut self.queue,
-        };
+        let Queued { request, deadline, wish, .. } = self.queued.remove(&id)?;
+        self.deadlines.remove(&(deadline, id));
+        let queue = Self::queue(wish, &mut self.slots, &mut self.queues);
         // Ids that are gone stay where they are until they are more than the living: each is moved O(1) times.
-        if queue.len() > 2 * waiting + 16 {
+        if queue.len() > 2 * self.queued.len() + 16 {
             queue.retain(|id| self.queued.contains_key(id));
         }
-        Some(queued.request)
+        Some(request)
     }
 
     fn set_broken(&mut self, slot: usize, broken: bool) {

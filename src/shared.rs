@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::actors::pool::PoolMsg;
 use crate::board::Board;
+use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::dispatcher::{Dispatcher, Submitted};
 use crate::error::StartError;
@@ -50,6 +51,7 @@ pub(crate) struct PoolRef {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) board: Board,
+    pub(crate) breaker: Breaker,
     pub(crate) cell: watch::Sender<PoolCell>,
     pub(crate) startup: watch::Sender<Startup>,
     /// The tasks that own processes; shutting down waits for all of them.
@@ -68,6 +70,7 @@ impl Shared {
     pub(crate) fn new(config: Config) -> Self {
         Self {
             board: Board::new(config.workers),
+            breaker: Breaker::new(config.limits.circuit_threshold, config.limits.circuit_cool_down),
             config,
             cell: watch::Sender::new(PoolCell::Starting),
             startup: watch::Sender::new(Startup::Pending),

@@ -33,6 +33,7 @@ fn each_refused_option_is_named() {
         ("max_frame", builder().max_frame(1023)),
         ("max_frame", builder().max_frame(1 << 32)),
         ("call_timeout", builder().call_timeout(zero)),
+        ("circuit_cool_down", builder().circuit_cool_down(zero)),
         ("startup_timeout", builder().startup_timeout(zero)),
         ("health_interval", builder().health_interval(zero)),
         ("health_timeout", builder().health_timeout(zero)),
@@ -105,6 +106,8 @@ fn the_documented_defaults() {
     let limits = &config.limits;
     assert_eq!(limits.queue, 1024);
     assert_eq!(limits.call_timeout, seconds(60));
+    assert_eq!(limits.retries, 2);
+    assert_eq!((limits.circuit_threshold, limits.circuit_cool_down), (20, seconds(5)));
     assert_eq!(limits.startup_timeout, seconds(30));
     assert_eq!(limits.shutdown_grace, seconds(30));
     assert_eq!(limits.health_interval, seconds(30));

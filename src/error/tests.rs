@@ -87,6 +87,16 @@ fn table() -> Vec<(Error, bool, bool)> {
             true,
             false,
         ),
+        (
+            Error::CircuitOpen {
+                handler: text("add"),
+                failures: 20,
+                retry_in: Duration::from_millis(4500),
+            },
+            false,
+            true,
+        ),
+        (Error::WorkerBusy { worker: text("demo/worker/3") }, false, true),
         (Error::Restarted { pool: text("demo") }, false, true),
         (Error::Closed { pool: text("demo") }, false, false),
         (Error::NoSuchWorker { name: text("demo/worker/9"), workers: Some(8) }, false, false),
@@ -110,9 +120,11 @@ fn table() -> Vec<(Error, bool, bool)> {
         Error::NoSuchWorker { .. } => 14,
         Error::Cancelled { .. } => 15,
         Error::CpuTime { .. } => 16,
+        Error::WorkerBusy { .. } => 17,
+        Error::CircuitOpen { .. } => 18,
     };
     let numbers: std::collections::BTreeSet<_> = table.iter().map(|row| number(&row.0)).collect();
-    assert!(numbers.into_iter().eq(0..17), "a variant is missing");
+    assert!(numbers.into_iter().eq(0..19), "a variant is missing");
     table
 }
 
@@ -148,6 +160,8 @@ fn each_says_where_it_failed_and_what_it_was_about() {
         &["cancelled in the queue", "1.5s", "`add`"],
         &["cancelled while running", "1.5s", "`add`", "Python was here", "h.py"],
         &["run", "`add`", "2.1s", "limit is 2s"],
+        &["circuit", "`add`", "20 times", "again in 4.5s"],
+        &["queue", "demo/worker/3", "not free", "`pinned`"],
         &["queue", "`demo`", "restarted", "call again"],
         &["`demo`", "shut down"],
         &["`demo/worker/9`"],

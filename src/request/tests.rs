@@ -14,7 +14,7 @@ fn request(shared: &Arc<Shared>, id: u64) -> (Box<Request>, oneshot::Receiver<An
     let (ticket, answer) = ticket(shared, id);
     let mut frame = FrameBuilder::new(Kind::Call, "größe");
     frame.json().extend_from_slice(b"[1]");
-    (Request::new(frame.finish(id, 0, 1024).unwrap().into(), None, ticket), answer)
+    (Request::new(frame.finish(id, 0, 1024).unwrap().into(), Wish::default(), ticket), answer)
 }
 
 /// Gives a ticket to the worker of slot 0.

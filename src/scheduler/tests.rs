@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::*;
+use Priority::{High, Low, Normal};
 
 impl<R> Scheduler<R> {
     /// Whether nothing is queued and nothing runs.
@@ -41,9 +42,24 @@ fn idle(slots: usize) -> Scheduler<Id> {
 fn queued(slots: usize, ids: impl IntoIterator<Item = Id>) -> Scheduler<Id> {
     let mut scheduler = Scheduler::new(slots);
     for id in ids {
-        assert_eq!(scheduler.submit(id, never(), None, id), None);
+        assert_eq!(scheduler.submit(id, never(), ANY, id), None);
     }
     scheduler
+}
+
+/// Any worker will do.
+const ANY: Wish = Wish { priority: Normal, place: Place::Anywhere };
+
+fn wish(slot: Option<usize>) -> Wish {
+    Wish { place: slot.map_or(Place::Anywhere, Place::Only), ..ANY }
+}
+
+fn on(slot: usize) -> Wish {
+    wish(Some(slot))
+}
+
+fn ranked(priority: Priority) -> Wish {
+    Wish { priority, ..ANY }
 }
 
 fn given(slot: usize, epoch: u64, request: Id) -> Option<Assignment<Id>> {
@@ -75,9 +91,9 @@ fn requests_run_in_order_of_arrival() {
 #[test]
 fn an_idle_worker_gets_a_request_at_once() {
     let mut scheduler = idle(2);
-    assert_eq!(scheduler.submit(1, never(), None, 1), given(0, 1, 1));
-    assert_eq!(scheduler.submit(2, never(), None, 2), given(1, 1, 2));
-    assert_eq!(scheduler.submit(3, never(), None, 3), None, "both are busy");
+    assert_eq!(scheduler.submit(1, never(), ANY, 1), given(0, 1, 1));
+    assert_eq!(scheduler.submit(2, never(), ANY, 2), given(1, 1, 2));
+    assert_eq!(scheduler.submit(3, never(), ANY, 3), None, "both are busy");
     let mut busy = scheduler.busy();
     busy.sort_unstable();
     assert_eq!(busy, [(0, 1), (1, 2)]);
@@ -85,15 +101,15 @@ fn an_idle_worker_gets_a_request_at_once() {
     assert_eq!(scheduler.idle(1, 1, 2), given(1, 1, 3));
     assert_eq!(scheduler.idle(0, 1, 1), None, "nothing waits");
     assert_eq!(scheduler.busy(), [(1, 3)]);
-    assert_eq!(scheduler.submit(4, never(), None, 4), given(0, 1, 4));
+    assert_eq!(scheduler.submit(4, never(), ANY, 4), given(0, 1, 4));
 }
 
 #[test]
 fn a_request_for_a_slot_waits_for_it_and_holds_up_nobody() {
     let mut scheduler = idle(2);
-    assert_eq!(scheduler.submit(1, never(), Some(0), 1), given(0, 1, 1));
-    assert_eq!(scheduler.submit(2, never(), Some(0), 2), None, "worker 1 is not it");
-    assert_eq!(scheduler.submit(3, never(), None, 3), given(1, 1, 3), "overtakes 2");
+    assert_eq!(scheduler.submit(1, never(), on(0), 1), given(0, 1, 1));
+    assert_eq!(scheduler.submit(2, never(), on(0), 2), None, "worker 1 is not it");
+    assert_eq!(scheduler.submit(3, never(), ANY, 3), given(1, 1, 3), "overtakes 2");
     assert_eq!(scheduler.idle(1, 1, 3), None, "and worker 1 doesn't take 2");
     assert_eq!(scheduler.idle(0, 1, 1), given(0, 1, 2));
 }
@@ -102,7 +118,7 @@ fn a_request_for_a_slot_waits_for_it_and_holds_up_nobody() {
 fn both_kinds_share_one_order() {
     let mut scheduler = Scheduler::new(2);
     for (id, slot) in [(1, None), (2, Some(0)), (3, None), (4, Some(1)), (5, Some(0)), (6, None)] {
-        assert_eq!(scheduler.submit(id, never(), slot, id), None);
+        assert_eq!(scheduler.submit(id, never(), wish(slot), id), None);
     }
     let first = scheduler.up(0, 1, None);
     assert_eq!(runs(&mut scheduler, 1, first), [1, 2, 3, 5, 6]);
@@ -113,10 +129,10 @@ fn both_kinds_share_one_order() {
 fn a_request_that_comes_back_is_the_next() {
     let mut scheduler = idle(1);
     for id in 1..=3 {
-        scheduler.submit(id, never(), None, id);
+        scheduler.submit(id, never(), ANY, id);
     }
     scheduler.down(0, 1);
-    assert_eq!(scheduler.resubmit(1, never(), None, 1), None);
+    assert_eq!(scheduler.resubmit(1, never(), ANY, 1), None);
     let first = scheduler.up(0, 2, None);
     assert_eq!(runs(&mut scheduler, 2, first), [1, 2, 3]);
 }
@@ -125,10 +141,10 @@ fn a_request_that_comes_back_is_the_next() {
 fn a_request_for_a_slot_that_comes_back_is_the_next_there() {
     let mut scheduler = idle(1);
     for (id, slot) in [(1, Some(0)), (2, None), (3, Some(0))] {
-        scheduler.submit(id, never(), slot, id);
+        scheduler.submit(id, never(), wish(slot), id);
     }
     scheduler.down(0, 1);
-    assert_eq!(scheduler.resubmit(1, never(), Some(0), 1), None);
+    assert_eq!(scheduler.resubmit(1, never(), on(0), 1), None);
     let first = scheduler.up(0, 2, None);
     assert_eq!(runs(&mut scheduler, 2, first), [1, 2, 3]);
 }
@@ -136,31 +152,138 @@ fn a_request_for_a_slot_that_comes_back_is_the_next_there() {
 #[test]
 fn a_request_that_comes_back_goes_to_an_idle_worker_at_once() {
     let mut scheduler = idle(2);
-    assert_eq!(scheduler.submit(1, never(), None, 1), given(0, 1, 1));
+    assert_eq!(scheduler.submit(1, never(), ANY, 1), given(0, 1, 1));
     // Before the news that its worker is gone.
-    assert_eq!(scheduler.resubmit(1, never(), None, 1), given(1, 1, 1));
+    assert_eq!(scheduler.resubmit(1, never(), ANY, 1), given(1, 1, 1));
     assert_eq!(scheduler.busy(), [(1, 1)]);
     assert_eq!(scheduler.idle(0, 1, 1), None, "worker 0 doesn't have it any more");
     assert_eq!(scheduler.busy(), [(1, 1)]);
-    assert_eq!(scheduler.submit(2, never(), None, 2), None, "worker 0 takes no calls");
+    assert_eq!(scheduler.submit(2, never(), ANY, 2), None, "worker 0 takes no calls");
 }
 
 #[test]
 fn draining_gives_everything_that_waits_in_order() {
     let mut scheduler = idle(2);
-    scheduler.submit(1, never(), Some(0), 1);
-    scheduler.submit(2, never(), Some(1), 2);
+    scheduler.submit(1, never(), on(0), 1);
+    scheduler.submit(2, never(), on(1), 2);
     for (id, slot) in [(3, Some(1)), (4, None), (5, Some(0)), (6, None)] {
-        scheduler.submit(id, never(), slot, id);
+        scheduler.submit(id, never(), wish(slot), id);
     }
     scheduler.down(1, 1);
-    scheduler.resubmit(2, never(), Some(1), 2);
+    scheduler.resubmit(2, never(), on(1), 2);
     assert_eq!(scheduler.drain(), [2, 3, 4, 5, 6]);
     assert!(!scheduler.is_drained(), "1 runs");
     assert_eq!(scheduler.next_deadline(), Some(never()));
     assert_eq!(scheduler.idle(0, 1, 1), None);
     assert!(scheduler.is_drained());
     assert_eq!(scheduler.next_deadline(), None);
+}
+
+// === Priorities ===
+#[test]
+fn the_highest_priority_goes_first_and_each_in_order_of_arrival() {
+    let mut scheduler = Scheduler::new(1);
+    for (id, priority) in [(1, Low), (2, Normal), (3, High), (4, Low), (5, High), (6, Normal)] {
+        assert_eq!(scheduler.submit(id, never(), ranked(priority), id), None);
+    }
+    let first = scheduler.up(0, 1, None);
+    assert_eq!(runs(&mut scheduler, 1, first), [3, 5, 2, 6, 1, 4]);
+}
+
+#[test]
+fn a_worker_passes_no_priority_over_more_than_nine_times() {
+    let mut scheduler = idle(3);
+    for id in 1..=3 {
+        assert!(scheduler.submit(id, never(), ANY, id).is_some());
+    }
+    let waits =
+        [(100, Low, None), (101, Normal, None), (102, Low, Some(2)), (103, Normal, Some(2))];
+    for (id, priority, slot) in waits {
+        assert_eq!(scheduler.submit(id, never(), Wish { priority, ..wish(slot) }, id), None);
+    }
+    // More of the highest priority than can ever be run.
+    let mut next = 1_000;
+    let mut taken: Vec<Vec<Id>> = vec![vec![]; 3];
+    let mut held = [1, 2, 3];
+    for _ in 0..20 {
+        for slot in 0..3 {
+            assert_eq!(scheduler.submit(next, never(), ranked(High), next), None);
+            next += 1;
+            let Assignment { request, .. } = scheduler.idle(slot, 1, held[slot]).unwrap();
+            held[slot] = request;
+            taken[slot].push(request);
+        }
+    }
+    let place = |slot: usize, id| taken[slot].iter().position(|&taken| taken == id);
+    // The first worker for which they are due takes those that are for any.
+    assert_eq!((place(0, 100), place(1, 101)), (Some(8), Some(8)));
+    // The third one's own come when their priorities are due there, the lower one first.
+    assert_eq!((place(2, 102), place(2, 103)), (Some(8), Some(9)));
+    assert_eq!(taken.iter().flatten().filter(|&&id| id < 1_000).count(), 4, "none is left");
+}
+
+#[test]
+fn requests_for_a_slot_keep_their_order_by_priority_and_hold_up_nobody() {
+    let mut scheduler = idle(2);
+    assert_eq!(scheduler.submit(1, never(), on(0), 1), given(0, 1, 1));
+    for (id, priority) in [(2, Low), (3, High), (4, Low), (5, High)] {
+        assert_eq!(scheduler.submit(id, never(), Wish { priority, ..on(0) }, id), None);
+    }
+    assert_eq!(scheduler.submit(6, never(), ranked(Low), 6), given(1, 1, 6));
+    assert_eq!(scheduler.submit(7, never(), ranked(Low), 7), None);
+    assert_eq!(scheduler.idle(1, 1, 6), given(1, 1, 7));
+    let first = scheduler.idle(0, 1, 1);
+    assert_eq!(runs(&mut scheduler, 1, first), [3, 5, 2, 4]);
+}
+
+#[test]
+fn one_that_comes_back_is_the_next_of_its_priority() {
+    let mut scheduler = idle(1);
+    for (id, priority) in [(1, Normal), (2, Normal), (3, High)] {
+        scheduler.submit(id, never(), ranked(priority), id);
+    }
+    scheduler.down(0, 1);
+    assert_eq!(scheduler.resubmit(1, never(), ANY, 1), None);
+    let first = scheduler.up(0, 2, None);
+    assert_eq!(runs(&mut scheduler, 2, first), [3, 1, 2]);
+}
+
+// === Places ===
+
+#[test]
+fn a_preferred_worker_is_taken_if_it_is_idle_and_not_waited_for() {
+    let prefers = |slot| Wish { place: Place::Preferred(slot), ..ANY };
+    let mut scheduler = idle(3);
+    assert_eq!(scheduler.submit(1, never(), prefers(2), 1), given(2, 1, 1));
+    assert_eq!(scheduler.submit(2, never(), prefers(2), 2), given(0, 1, 2), "it is busy");
+    assert_eq!(scheduler.submit(3, never(), prefers(1), 3), given(1, 1, 3));
+    assert_eq!(scheduler.submit(4, never(), prefers(2), 4), None);
+    assert_eq!(scheduler.submit(5, never(), ANY, 5), None);
+    assert_eq!(scheduler.idle(0, 1, 2), given(0, 1, 4), "in order of arrival, wherever");
+    scheduler.down(2, 1);
+    assert_eq!(scheduler.idle(1, 1, 3), given(1, 1, 5));
+    assert_eq!(scheduler.idle(1, 1, 5), None);
+    assert_eq!(scheduler.submit(6, never(), prefers(2), 6), given(1, 1, 6), "there is none");
+}
+
+#[test]
+fn a_preferred_slot_that_breaks_keeps_nothing_from_the_others() {
+    let mut scheduler = Scheduler::new(2);
+    let prefers = Wish { place: Place::Preferred(0), ..ANY };
+    assert_eq!(scheduler.submit(1, never(), prefers, 1), None);
+    assert!(scheduler.broken(0).is_empty());
+    assert_eq!(scheduler.up(1, 1, None), given(1, 1, 1));
+}
+
+#[test]
+fn a_worker_that_takes_a_call_at_once_says_so() {
+    let mut scheduler = Scheduler::new(1);
+    assert!(!scheduler.is_idle(0));
+    scheduler.up(0, 1, None);
+    assert!(scheduler.is_idle(0));
+    let now = Wish { place: Place::Now(0), ..ANY };
+    assert_eq!(scheduler.submit(1, never(), now, 1), given(0, 1, 1));
+    assert!(!scheduler.is_idle(0));
 }
 
 // === Cancelling and deadlines ===
@@ -181,13 +304,13 @@ fn cancelling_the_only_one_leaves_the_worker_idle() {
     scheduler.cancel(1);
     assert!(scheduler.is_drained());
     assert_eq!(scheduler.up(0, 1, None), None);
-    assert_eq!(scheduler.submit(2, never(), None, 2), given(0, 1, 2));
+    assert_eq!(scheduler.submit(2, never(), ANY, 2), given(0, 1, 2));
 }
 
 #[test]
 fn cancelling_one_that_runs_names_its_worker() {
     let mut scheduler = idle(2);
-    scheduler.submit(1, never(), Some(1), 1);
+    scheduler.submit(1, never(), on(1), 1);
     let running = || Some(Removed::Running { slot: 1, epoch: 1, id: 1 });
     assert_eq!(scheduler.cancel(1), running());
     assert_eq!(scheduler.cancel(1), running(), "it still runs");
@@ -198,7 +321,7 @@ fn cancelling_one_that_runs_names_its_worker() {
 fn requests_expire_at_their_deadline_in_order_of_deadlines() {
     let mut scheduler = Scheduler::new(1);
     for (id, deadline) in [(1, 30), (2, 10), (3, 20), (4, 10)] {
-        scheduler.submit(id, at(deadline), None, id);
+        scheduler.submit(id, at(deadline), ANY, id);
     }
     assert_eq!(scheduler.next_deadline(), Some(at(10)));
     assert_eq!(scheduler.expire(at(9)), None);
@@ -219,8 +342,8 @@ fn requests_expire_at_their_deadline_in_order_of_deadlines() {
 #[test]
 fn one_that_runs_expires_once_and_keeps_its_worker() {
     let mut scheduler = idle(1);
-    scheduler.submit(1, at(10), None, 1);
-    scheduler.submit(2, at(20), None, 2);
+    scheduler.submit(1, at(10), ANY, 1);
+    scheduler.submit(2, at(20), ANY, 2);
     let running = Removed::Running { slot: 0, epoch: 1, id: 1 };
     assert_eq!(scheduler.expire(at(15)), Some(running));
     assert_eq!(scheduler.expire(at(15)), None);
@@ -232,10 +355,10 @@ fn one_that_runs_expires_once_and_keeps_its_worker() {
 #[test]
 fn one_that_comes_back_too_late_expires_in_the_queue() {
     let mut scheduler = idle(1);
-    scheduler.submit(1, at(10), None, 1);
+    scheduler.submit(1, at(10), ANY, 1);
     assert!(matches!(scheduler.expire(at(10)), Some(Removed::Running { .. })));
     scheduler.down(0, 1);
-    assert_eq!(scheduler.resubmit(1, at(10), None, 1), None);
+    assert_eq!(scheduler.resubmit(1, at(10), ANY, 1), None);
     assert_eq!(scheduler.expire(at(10)), Some(Removed::Queued(1)));
     assert!(scheduler.is_drained());
 }
@@ -245,8 +368,8 @@ fn one_that_comes_back_too_late_expires_in_the_queue() {
 #[test]
 fn news_of_an_earlier_incarnation_changes_nothing() {
     let mut scheduler = idle(1);
-    scheduler.submit(1, never(), None, 1);
-    scheduler.submit(2, never(), None, 2);
+    scheduler.submit(1, never(), ANY, 1);
+    scheduler.submit(2, never(), ANY, 2);
     assert_eq!(scheduler.up(0, 2, None), given(0, 2, 2), "the first one's request is lost with it");
 
     assert_eq!(scheduler.idle(0, 1, 1), None);
@@ -256,14 +379,14 @@ fn news_of_an_earlier_incarnation_changes_nothing() {
     assert_eq!(scheduler.up(0, 2, None), None, "told twice");
     assert_eq!(scheduler.busy(), [(0, 2)]);
     assert_eq!(scheduler.idle(0, 2, 2), None);
-    assert_eq!(scheduler.submit(3, never(), None, 3), given(0, 2, 3));
+    assert_eq!(scheduler.submit(3, never(), ANY, 3), given(0, 2, 3));
 }
 
 #[test]
 fn news_of_another_request_frees_no_worker() {
     let mut scheduler = idle(1);
-    scheduler.submit(1, never(), None, 1);
-    scheduler.submit(2, never(), None, 2);
+    scheduler.submit(1, never(), ANY, 1);
+    scheduler.submit(2, never(), ANY, 2);
     assert_eq!(scheduler.idle(0, 1, 2), None);
     assert_eq!(scheduler.busy(), [(0, 1)]);
 }
@@ -271,27 +394,27 @@ fn news_of_another_request_frees_no_worker() {
 #[test]
 fn an_idle_worker_that_says_so_again_stays_idle_once() {
     let mut scheduler = idle(1);
-    scheduler.submit(1, never(), None, 1);
+    scheduler.submit(1, never(), ANY, 1);
     scheduler.idle(0, 1, 1);
     assert_eq!(scheduler.idle(0, 1, 1), None);
-    assert_eq!(scheduler.submit(2, never(), None, 2), given(0, 1, 2));
+    assert_eq!(scheduler.submit(2, never(), ANY, 2), given(0, 1, 2));
     assert_eq!(scheduler.idle(0, 1, 1), None, "it has another one now");
-    assert_eq!(scheduler.submit(3, never(), None, 3), None);
+    assert_eq!(scheduler.submit(3, never(), ANY, 3), None);
 }
 
 #[test]
 fn a_worker_that_is_down_gets_nothing() {
     let mut scheduler = idle(2);
     scheduler.down(0, 1);
-    assert_eq!(scheduler.submit(1, never(), None, 1), given(1, 1, 1));
-    assert_eq!(scheduler.submit(2, never(), None, 2), None);
+    assert_eq!(scheduler.submit(1, never(), ANY, 1), given(1, 1, 1));
+    assert_eq!(scheduler.submit(2, never(), ANY, 2), None);
     assert_eq!(scheduler.up(0, 2, None), given(0, 2, 2));
 }
 
 #[test]
 fn a_running_request_is_adopted() {
     let mut scheduler = Scheduler::new(2);
-    assert_eq!(scheduler.submit(8, never(), None, 8), None);
+    assert_eq!(scheduler.submit(8, never(), ANY, 8), None);
     assert_eq!(scheduler.up(0, 4, Some((7, at(10)))), None, "busy with 7");
     assert_eq!(scheduler.busy(), [(0, 7)]);
     assert!(!scheduler.is_drained());
@@ -305,7 +428,7 @@ fn a_running_request_is_adopted() {
 fn an_adopted_request_may_come_back() {
     let mut scheduler = Scheduler::new(1);
     scheduler.up(0, 4, Some((7, at(10))));
-    assert_eq!(scheduler.resubmit(7, at(10), None, 7), None);
+    assert_eq!(scheduler.resubmit(7, at(10), ANY, 7), None);
     assert_eq!(scheduler.busy(), []);
     assert_eq!(scheduler.up(0, 5, None), given(0, 5, 7));
 }
@@ -316,7 +439,7 @@ fn an_adopted_request_may_come_back() {
 fn a_broken_slot_fails_what_only_it_could_run() {
     let mut scheduler = Scheduler::new(2);
     for (id, slot) in [(1, None), (2, Some(0)), (3, Some(1)), (4, Some(0))] {
-        scheduler.submit(id, never(), slot, id);
+        scheduler.submit(id, never(), wish(slot), id);
     }
     assert_eq!(scheduler.broken(0), [2, 4]);
     assert!(scheduler.is_broken(0) && !scheduler.is_broken(1) && !scheduler.all_broken());
@@ -334,19 +457,19 @@ fn a_broken_slot_is_mended_by_the_next_worker() {
     scheduler.broken(1);
     assert_eq!(scheduler.up(0, 3, None), None);
     assert!(!scheduler.is_broken(0) && !scheduler.all_broken());
-    assert_eq!(scheduler.submit(1, never(), None, 1), given(0, 3, 1));
+    assert_eq!(scheduler.submit(1, never(), ANY, 1), given(0, 3, 1));
 }
 
 #[test]
 fn a_slot_that_breaks_forgets_what_it_ran() {
     let mut scheduler = idle(2);
-    scheduler.submit(1, at(10), Some(0), 1);
+    scheduler.submit(1, at(10), on(0), 1);
     scheduler.broken(0);
     assert_eq!(scheduler.busy(), []);
     assert_eq!(scheduler.next_deadline(), None);
     assert_eq!(scheduler.cancel(1), None);
     assert_eq!(
-        scheduler.submit(2, never(), None, 2),
+        scheduler.submit(2, never(), ANY, 2),
         given(1, 1, 2),
         "the other one still runs calls"
     );
@@ -359,9 +482,9 @@ fn a_slot_that_breaks_forgets_what_it_ran() {
 #[track_caller]
 fn assert_bounded<R>(scheduler: &Scheduler<R>, most: usize) {
     let bound = 2 * most + 16;
-    assert!(scheduler.queue.len() <= bound, "{} for {most}", scheduler.queue.len());
-    for slot in &scheduler.slots {
-        assert!(slot.queue.len() <= bound, "{} for {most}", slot.queue.len());
+    let own = scheduler.slots.iter().flat_map(|slot| &slot.queues);
+    for queue in scheduler.queues.iter().chain(own) {
+        assert!(queue.len() <= bound, "{} for {most}", queue.len());
     }
     assert!(scheduler.deadlines.len() <= scheduler.queued.len() + scheduler.running.len());
     assert!(scheduler.running.len() <= scheduler.slots.len());
@@ -374,13 +497,43 @@ fn a_million_cancelled_requests_leave_nothing_behind() {
     let mut scheduler = queued(2, 0..100);
     for id in 100..1_000_100 {
         let slot = [None, None, Some(0), Some(1)][id as usize % 4];
-        assert_eq!(scheduler.submit(id, at(id), slot, id), None);
+        let priority = [High, Normal, Low][id as usize % 3];
+        assert_eq!(scheduler.submit(id, at(id), Wish { priority, ..wish(slot) }, id), None);
         assert_eq!(scheduler.cancel(id), Some(Removed::Queued(id)));
         assert_bounded(&scheduler, 100);
     }
     assert_eq!(scheduler.drain(), (0..100).collect::<Vec<_>>());
     assert_bounded(&scheduler, 100);
     assert_eq!(scheduler.next_deadline(), None);
+}
+
+#[test]
+fn a_million_cancelled_requests_among_others_that_run_leave_nothing_behind() {
+    let mut scheduler = idle(3);
+    let mut held = [None; 3];
+    let mut most = 0;
+    for id in 0..1_200_000 {
+        let place = match id % 7 {
+            0 | 1 => Place::Only(id as usize % 3),
+            2 => Place::Preferred(id as usize % 3),
+            _ => Place::Anywhere,
+        };
+        let priority = [High, Normal, Low][id as usize / 7 % 3];
+        if let Some(given) = scheduler.submit(id, at(id), Wish { priority, place }, id) {
+            held[given.slot] = Some(given.request);
+        } else if id % 6 != 0 {
+            assert_eq!(scheduler.cancel(id), Some(Removed::Queued(id)));
+        }
+        // One in six is left to run, and the workers keep up with them.
+        for (slot, held) in held.iter_mut().enumerate().filter(|_| id % 5 == 0) {
+            if let Some(ended) = held.take() {
+                *held = scheduler.idle(slot, 1, ended).map(|given| given.request);
+            }
+        }
+        most = most.max(scheduler.queued.len());
+        assert_bounded(&scheduler, most);
+    }
+    assert!(most < 100, "{most} have waited");
 }
 
 #[test]
@@ -392,5 +545,6 @@ fn a_full_queue_that_is_cancelled_in_any_order_leaves_nothing_behind() {
         assert_bounded(&scheduler, scheduler.queued.len());
     }
     assert!(scheduler.is_drained());
-    assert!(scheduler.queue.len() <= 16 && scheduler.deadlines.is_empty());
+    assert!(scheduler.queues.iter().all(|queue| queue.len() <= 16));
+    assert!(scheduler.deadlines.is_empty());
 }

@@ -1,5 +1,7 @@
 //! Writing frames.
 
+use bytes::{Bytes, BytesMut};
+
 use super::{HEADER, Kind};
 
 /// Builds one frame in one buffer: header, name, then whatever JSON is appended. What the header says is filled
@@ -48,6 +50,13 @@ impl FrameBuilder {
             }
             _ => Err(length),
         }
+    }
+
+    /// A finished frame under another id.
+    pub(crate) fn renamed(frame: Bytes, id: u64) -> Bytes {
+        let mut bytes = BytesMut::from(frame);
+        bytes[8..16].copy_from_slice(&id.to_le_bytes());
+        bytes.freeze()
     }
 
     fn fill(&mut self, length: u32, id: u64, arg: u64) {

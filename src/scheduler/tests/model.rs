@@ -1,6 +1,6 @@
 //! The scheduler against a simple model, over random sequences of events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -12,14 +12,14 @@ use super::*;
 struct Token {
     id: Id,
     deadline: Instant,
-    slot: Option<usize>,
+    wish: Wish,
 }
 
 /// What the scheduler should do, written to be obviously right: one list, looked through from its front.
 #[derive(Debug)]
 struct Model {
-    /// In the order in which they would run on one worker.
-    queue: Vec<(Id, Instant, Option<usize>)>,
+    /// In the order in which they would run on one worker, were their priorities the same.
+    queue: Vec<(Id, Instant, Wish)>,
     workers: Vec<ModelWorker>,
 }
 
@@ -31,6 +31,8 @@ struct ModelWorker {
     running: Option<(Id, Instant)>,
     /// The running request's end of time has been told.
     told: bool,
+    /// How often requests of a priority have been passed over, since one was taken.
+    passed: BTreeMap<Priority, usize>,
 }
 
 impl ModelWorker {
@@ -47,21 +49,37 @@ impl Model {
         Self { queue: Vec::new(), workers }
     }
 
-    /// The first idle worker that can run anything takes the first that it can run.
+    fn is_idle(&self, slot: usize) -> bool {
+        self.workers[slot].up && self.workers[slot].running.is_none()
+    }
+
+    /// The first idle worker that can run anything, one that is preferred before all others, takes the first that it can
+    /// run, of the priority whose turn it is.
     fn settle(&mut self) -> Option<(usize, u64, Id)> {
-        for (number, worker) in self.workers.iter_mut().enumerate() {
-            let mine = |&(_, _, slot): &(Id, Instant, Option<usize>)| {
-                slot.is_none_or(|slot| slot == number)
-            };
-            if worker.up
-                && worker.running.is_none()
-                && let Some(position) = self.queue.iter().position(mine)
-            {
-                let (id, deadline, _) = self.queue.remove(position);
-                worker.running = Some((id, deadline));
-                worker.told = false;
-                return Some((number, worker.epoch, id));
+        let preferred = self.queue.iter().find_map(|queued| match queued.2.place {
+            Place::Preferred(slot) => Some(slot).filter(|&slot| self.is_idle(slot)),
+            _ => None,
+        });
+        for number in preferred.into_iter().chain(0..self.workers.len()) {
+            if !self.is_idle(number) {
+                continue;
             }
+            let worker = &mut self.workers[number];
+            let mine = |wish: Wish| wish.place.bound().is_none_or(|slot| slot == number);
+            let waiting: BTreeSet<_> =
+                self.queue.iter().filter(|q| mine(q.2)).map(|q| q.2.priority).collect();
+            let passed = |priority| worker.passed.get(priority).copied().unwrap_or(0);
+            let due = waiting.iter().find(|&priority| passed(priority) >= 8);
+            let Some(&turn) = due.or(waiting.last()) else { continue };
+            for priority in waiting {
+                *worker.passed.entry(priority).or_default() += 1;
+            }
+            worker.passed.remove(&turn);
+            let taken = |q: &(Id, Instant, Wish)| mine(q.2) && q.2.priority == turn;
+            let (id, deadline, _) = self.queue.remove(self.queue.iter().position(taken)?);
+            worker.running = Some((id, deadline));
+            worker.told = false;
+            return Some((number, worker.epoch, id));
         }
         None
     }
@@ -102,7 +120,10 @@ impl Model {
 #[derive(Clone, Debug)]
 enum Step {
     Submit {
-        slot: Option<Index>,
+        /// At a place of this kind, of this slot.
+        place: fn(usize) -> Place,
+        slot: Index,
+        priority: Priority,
         deadline: u64,
     },
     /// One that a worker holds, or that was lost with a worker, comes back.
@@ -131,12 +152,32 @@ enum Step {
     Drain,
 }
 
+fn places() -> impl Strategy<Value = fn(usize) -> Place> {
+    prop_oneof![
+        5 => Just((|_| Place::Anywhere) as fn(usize) -> Place),
+        2 => Just(Place::Preferred as fn(usize) -> Place),
+        3 => Just(Place::Only as fn(usize) -> Place),
+        1 => Just(Place::Now as fn(usize) -> Place),
+    ]
+}
+
+/// Mostly the highest, so that the others have to wait for their turn.
+fn priorities() -> impl Strategy<Value = Priority> {
+    prop_oneof![6 => Just(High), 1 => Just(Normal), 1 => Just(Low)]
+}
+
+fn submits() -> impl Strategy<Value = Step> {
+    (places(), any::<Index>(), priorities(), 0..100u64).prop_map(
+        |(place, slot, priority, deadline)| Step::Submit { place, slot, priority, deadline },
+    )
+}
+
+/// Whatever can happen.
 fn steps() -> impl Strategy<Value = Step> {
     let index = any::<Index>;
     let rarely = || prop::bool::weighted(0.15);
     prop_oneof![
-        10 => (prop::option::weighted(0.4, index()), 0..100u64)
-            .prop_map(|(slot, deadline)| Step::Submit { slot, deadline }),
+        10 => submits(),
         4 => index().prop_map(Step::Resubmit),
         1 => index().prop_map(Step::Answer),
         4 => index().prop_map(Step::Cancel),
@@ -148,6 +189,19 @@ fn steps() -> impl Strategy<Value = Step> {
         3 => (index(), rarely()).prop_map(|(slot, stale)| Step::Down { slot, stale }),
         1 => index().prop_map(Step::Broken),
         1 => Just(Step::Drain),
+    ]
+}
+
+/// A pool under load: its queue grows, and its workers are rarely disturbed.
+fn busy_steps() -> impl Strategy<Value = Step> {
+    let index = any::<Index>;
+    prop_oneof![
+        60 => submits(),
+        40 => index().prop_map(|slot| Step::Idle { slot, stale: false, wrong: false }),
+        10 => index().prop_map(Step::Cancel),
+        2 => index().prop_map(Step::Resubmit),
+        1 => (0..20u64).prop_map(|now| Step::Expire { now }),
+        1 => index().prop_map(|slot| Step::Up { slot, stale: false, running: None }),
     ]
 }
 
@@ -179,11 +233,11 @@ impl Trial {
         }
     }
 
-    fn token(&mut self, deadline: u64, slot: Option<usize>) -> Token {
+    fn token(&mut self, deadline: u64, wish: Wish) -> Token {
         let id = self.next_id;
         self.next_id += 1;
         self.ended.insert(id, 0);
-        Token { id, deadline: at(deadline), slot }
+        Token { id, deadline: at(deadline), wish }
     }
 
     fn end(&mut self, token: &Token) {
@@ -202,7 +256,10 @@ impl Trial {
         assert_eq!(found, expected);
         if let Some(Assignment { slot, request, .. }) = decision {
             assert_eq!(self.hands[slot], None, "a worker has two");
-            assert!(request.slot.is_none_or(|wanted| wanted == slot), "on the wrong worker");
+            assert!(
+                request.wish.place.bound().is_none_or(|wanted| wanted == slot),
+                "on the wrong worker"
+            );
             self.hands[slot] = Some(request);
         }
     }
@@ -223,7 +280,7 @@ impl Trial {
         let ids: Vec<_> = found.iter().map(|token| token.id).collect();
         let (gone, kept) = std::mem::take(&mut self.model.queue)
             .into_iter()
-            .partition(|queued| expected(queued.2));
+            .partition(|queued| expected(queued.2.place.bound()));
         self.model.queue = kept;
         let gone: Vec<_> = gone.into_iter().map(|(id, ..)| id).collect();
         assert_eq!(ids, gone);
@@ -233,20 +290,42 @@ impl Trial {
     }
 
     fn resubmit(&mut self, token: Token) {
-        let Token { id, deadline, slot } = token;
-        self.model.queue.insert(0, (id, deadline, slot));
-        let decision = self.scheduler.resubmit(id, deadline, slot, token);
+        let Token { id, deadline, wish } = token;
+        self.model.queue.insert(0, (id, deadline, wish));
+        let decision = self.scheduler.resubmit(id, deadline, wish, token);
+        self.assigned(decision);
+    }
+
+    /// The slot has a new worker, which holds a request with this deadline already, or none.
+    fn up(&mut self, slot: usize, running: Option<u64>) {
+        self.lose(slot);
+        let adopted = running.map(|deadline| self.token(deadline, ANY));
+        let running = adopted.as_ref().map(|token| (token.id, token.deadline));
+        self.hands[slot] = adopted;
+        let worker = &mut self.model.workers[slot];
+        worker.vacate();
+        (worker.epoch, worker.up, worker.broken) = (worker.epoch + 1, true, false);
+        worker.running = running;
+        let decision = self.scheduler.up(slot, worker.epoch, running);
         self.assigned(decision);
     }
 
     fn step(&mut self, step: &Step) {
         let slots = self.hands.len();
         match *step {
-            Step::Submit { slot, deadline } => {
-                let token = self.token(deadline, slot.map(|slot| slot.index(slots)));
-                let Token { id, deadline, slot } = token;
-                self.model.queue.push((id, deadline, slot));
-                let decision = self.scheduler.submit(id, deadline, slot, token);
+            Step::Submit { place, slot, priority, deadline } => {
+                let token =
+                    self.token(deadline, Wish { priority, place: place(slot.index(slots)) });
+                let Token { id, deadline, wish } = token;
+                if let Place::Now(slot) = wish.place
+                    && !self.scheduler.is_idle(slot)
+                {
+                    // Its submitter refuses it.
+                    self.end(&token);
+                    return;
+                }
+                self.model.queue.push((id, deadline, wish));
+                let decision = self.scheduler.submit(id, deadline, wish, token);
                 self.assigned(decision);
             }
             Step::Resubmit(which) => {
@@ -289,15 +368,7 @@ impl Trial {
                     assert_eq!(told, None, "news of an earlier incarnation");
                     return;
                 }
-                self.lose(slot);
-                let adopted = running.map(|deadline| self.token(deadline, None));
-                let running = adopted.as_ref().map(|token| (token.id, token.deadline));
-                self.hands[slot] = adopted;
-                let worker = &mut self.model.workers[slot];
-                *worker =
-                    ModelWorker { epoch: epoch + 1, up: true, running, ..ModelWorker::default() };
-                let decision = self.scheduler.up(slot, epoch + 1, running);
-                self.assigned(decision);
+                self.up(slot, running);
             }
             Step::Idle { slot, stale, wrong } => {
                 let slot = slot.index(slots);
@@ -345,8 +416,7 @@ impl Trial {
         // The invariant of the module's head.
         assert_eq!(model.settle(), None, "an idle worker could run what is queued");
         for (slot, worker) in model.workers.iter().enumerate() {
-            let idle = worker.up && worker.running.is_none();
-            assert_eq!(scheduler.idle.contains(&slot), idle, "slot {slot}");
+            assert_eq!(scheduler.is_idle(slot), model.is_idle(slot), "slot {slot}");
             assert_eq!(scheduler.is_broken(slot), worker.broken, "slot {slot}");
         }
         let mut busy = scheduler.busy();
@@ -387,6 +457,14 @@ impl Trial {
     }
 }
 
+fn try_out(mut trial: Trial, steps: &[Step]) {
+    for step in steps {
+        trial.step(step);
+        trial.check();
+    }
+    trial.finish();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -395,11 +473,16 @@ proptest! {
         slots in 1..5usize,
         steps in prop::collection::vec(steps(), 0..150),
     ) {
+        try_out(Trial::new(slots), &steps);
+    }
+
+    #[test]
+    fn it_decides_as_the_model_does_under_load(
+        slots in 1..4usize,
+        steps in prop::collection::vec(busy_steps(), 0..400),
+    ) {
         let mut trial = Trial::new(slots);
-        for step in &steps {
-            trial.step(step);
-            trial.check();
-        }
-        trial.finish();
+        (0..slots).for_each(|slot| trial.up(slot, None));
+        try_out(trial, &steps);
     }
 }
