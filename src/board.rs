@@ -410,6 +410,8 @@ impl Inner {
             Error::Timeout { stage: Stage::Queue, .. } => &mut failed.timeout_queued,
             Error::Timeout { stage: Stage::Run, .. } => &mut failed.timeout_running,
             Error::WorkerDied(_) => &mut failed.worker_died,
+            Error::CircuitOpen { .. } => &mut failed.circuit_open,
+            Error::WorkerBusy { .. } => &mut failed.worker_busy,
             Error::Start(_) => &mut failed.start,
             Error::Closed { .. } => &mut failed.closed,
             Error::Restarted { .. } => &mut failed.restarted,

@@ -51,6 +51,10 @@ pub struct Failures {
     pub abandoned: u64,
     /// The worker died.
     pub worker_died: u64,
+    /// Its handler is not called at present: its circuit is open.
+    pub circuit_open: u64,
+    /// It was to run at once, and its worker was not free.
+    pub worker_busy: u64,
     /// No worker can be started at present.
     pub start: u64,
     /// The pool's actor restarted.
@@ -70,6 +74,8 @@ impl Failures {
             timeout_running,
             abandoned,
             worker_died,
+            circuit_open,
+            worker_busy,
             start,
             restarted,
             closed,
@@ -81,6 +87,8 @@ impl Failures {
             + timeout_running
             + abandoned
             + worker_died
+            + circuit_open
+            + worker_busy
             + start
             + restarted
             + closed
