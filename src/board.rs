@@ -452,6 +452,8 @@ impl Inner {
             Error::CpuTime { .. } => &mut failed.cpu_time,
             Error::Cancelled { .. } => &mut failed.cancelled,
             Error::WorkerDied(_) => &mut failed.worker_died,
+            Error::CircuitOpen { .. } => &mut failed.circuit_open,
+            Error::WorkerBusy { .. } => &mut failed.worker_busy,
             Error::Start(_) => &mut failed.start,
             Error::Closed { .. } => &mut failed.closed,
             Error::Restarted { .. } => &mut failed.restarted,

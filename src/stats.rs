@@ -55,6 +55,10 @@ pub struct Failures {
     pub abandoned: u64,
     /// The worker died.
     pub worker_died: u64,
+    /// Its handler is not called at present: its circuit is open.
+    pub circuit_open: u64,
+    /// It was to run at once, and its worker was not free.
+    pub worker_busy: u64,
     /// No worker can be started at present.
     pub start: u64,
     /// The pool's actor restarted.
@@ -76,6 +80,8 @@ impl Failures {
             cancelled,
             abandoned,
             worker_died,
+            circuit_open,
+            worker_busy,
             start,
             restarted,
             closed,
@@ -89,6 +95,8 @@ impl Failures {
             + cancelled
             + abandoned
             + worker_died
+            + circuit_open
+            + worker_busy
             + start
             + restarted
             + closed

@@ -99,6 +99,7 @@ async fn a_poison_handler_does_not_grind_the_pool() {
     assert_eq!(stats.restarts, died as u64);
     assert_eq!((stats.submitted, stats.completed), ((POISONED + GOOD) as u64, GOOD as u64));
     assert_eq!(stats.failed.total(), POISONED as u64);
+    assert_eq!(stats.failed.circuit_open, refused as u64);
     finish(subject.pool).await;
 }
 

@@ -144,6 +144,11 @@ fn each_end_is_counted_under_its_kind() {
         (timeout(Stage::Run), Failures { timeout_running: 1, ..none() }),
         (Error::WorkerDied(Arc::new(death)), Failures { worker_died: 1, ..none() }),
         (Error::Start(start_error()), Failures { start: 1, ..none() }),
+        (
+            Error::CircuitOpen { handler: text("f"), failures: 20, retry_in: Duration::ZERO },
+            Failures { circuit_open: 1, ..none() },
+        ),
+        (Error::WorkerBusy { worker: text("p/worker/0") }, Failures { worker_busy: 1, ..none() }),
         (Error::Restarted { pool: text("p") }, Failures { restarted: 1, ..none() }),
         (Error::Closed { pool: text("p") }, Failures { closed: 1, ..none() }),
     ];
