@@ -289,7 +289,8 @@ impl Caller {
                 Outcome::Ended(Ok(_)) => Ending::Completed,
                 Outcome::Ended(Err(error)) => Ending::of(error),
             };
-            let other = match judge(&call, &outcome, took, faulty || self.chaos.is_faulty()) {
+            let faulty = faulty || self.chaos.is_faulty();
+            let other = match judge(&call, &outcome, took, faulty, self.chaos.is_cut()) {
                 Ok(other) => other,
                 Err(what) => {
                     let text = match &outcome {
@@ -412,6 +413,7 @@ fn judge(
     outcome: &Outcome,
     took: Duration,
     faulty: bool,
+    cut: bool,
 ) -> Result<Option<String>, String> {
     let ended = match outcome {
         Outcome::Dropped => return Ok(None),
@@ -453,11 +455,22 @@ fn judge(
         return Ok(None);
     }
     let Err(error) = ended else { return Err("a wrong answer".to_owned()) };
+    if cut && is_of_shutdown(error) {
+        return Ok(Some("shutdown".to_owned()));
+    }
     let may_fail = !matches!(call.expect, Expect::Refused);
     let is_hasty = matches!(error, Error::Timeout { .. }) && call.deadline < Duration::from_secs(1);
     match collateral(error) {
         Some(how) if may_fail && (faulty || how == SATURATED || is_hasty) => Ok(Some(how)),
         _ => Err("an error that nothing explains".to_owned()),
+    }
+}
+
+fn is_of_shutdown(error: &Error) -> bool {
+    match error {
+        Error::Closed { .. } => true,
+        Error::WorkerDied(death) => death.ended == Ended::Shutdown,
+        _ => false,
     }
 }
 
@@ -486,6 +499,7 @@ pub(crate) fn collateral(error: &Error) -> Option<String> {
         Error::Start(error) => match **error {
             StartError::Exited { .. } => Some("no start (exited)".to_owned()),
             StartError::Stopped { .. } => Some("no start (stopped)".to_owned()),
+            StartError::Timeout { .. } => Some("no start (timeout)".to_owned()),
             _ => None,
         },
         Error::Timeout { stage, .. } => Some(format!("timeout {stage}")),

@@ -120,13 +120,18 @@ const FAULTS: &[Fault] = &[
 ];
 
 /// Injects faults of all kinds, one after another, with a pause in between, while there is no calm.
-pub(crate) async fn inject_until(end: Instant, mut caller: Caller) {
+pub(crate) async fn inject_until(end: Instant, mut caller: Caller, only: String) {
+    let faults: Vec<_> = FAULTS.iter().filter(|fault| fault.name.contains(&only)).collect();
+    if faults.is_empty() {
+        caller.chaos.ledger.violation(&format!("there is no fault {only:?}"));
+        return;
+    }
     loop {
         sleep(caller.chaos.calm() + caller.millis(0, 150)).await;
         if Instant::now() >= end {
             return;
         }
-        let fault = pick(&mut caller.rng, FAULTS, |fault| fault.weight);
+        let fault = pick(&mut caller.rng, &faults, |fault| fault.weight);
         if (fault.inject)(&mut caller).await {
             caller.chaos.ledger.injected(fault.name);
         }

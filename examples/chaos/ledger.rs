@@ -173,7 +173,9 @@ impl Ledger {
                 endings.iter().filter_map(|ending| books.endings.get(ending)).sum()
             };
             let failed = &stats.failed;
-            let mut unseen = failed.abandoned;
+            // A pool that is closed does not count calls; their callers see it all the same.
+            let mut unseen =
+                failed.abandoned + failed.closed.saturating_sub(seen(&[Ending::Closed]));
             for (endings, counted) in [
                 (&[Ending::Completed, Ending::Undecodable][..], stats.completed),
                 (&[Ending::Exception], failed.exception),
@@ -184,7 +186,6 @@ impl Ledger {
                 (&[Ending::WorkerDied], failed.worker_died),
                 (&[Ending::Start], failed.start),
                 (&[Ending::Restarted], failed.restarted),
-                (&[Ending::Closed], failed.closed),
             ] {
                 match counted.checked_sub(seen(endings)) {
                     Some(more) => unseen += more,

@@ -3,8 +3,9 @@
 //!
 //!     cargo run --release --example chaos -- --seconds 30 --seed 1
 //!
-//! Without arguments it runs for 10 s. `--log` shows what the pool says about it. The seed fixes what each task does,
-//! and in which order; how the tasks interleave is up to the machine.
+//! Without arguments it runs for 10 s. The seed fixes what each task does, and in which order; how the tasks
+//! interleave is up to the machine. For hunting: `--only TEXT` injects only the faults with this in their names,
+//! `--cut` shuts the pool down while it is called and harmed, and `--log` shows what the pool says about it.
 //!
 //! What is checked (a violation is counted, the first few are shown, and the run fails):
 //!
@@ -44,6 +45,8 @@ const INJECTORS: u64 = 3;
 /// Low enough to be met now and then.
 const QUEUE_LIMIT: usize = 60;
 const MAX_FRAME: usize = 8 << 20;
+/// After this a worker that is stopped while it starts is given up.
+const STARTUP: Duration = Duration::from_secs(5);
 const HEALTH_INTERVAL: Duration = Duration::from_millis(300);
 const HEALTH_TIMEOUT: Duration = Duration::from_millis(700);
 const GRACE: Duration = Duration::from_secs(5);
@@ -62,6 +65,9 @@ const RECOVERY: Duration = Duration::from_secs(45);
 /// Nothing else that is waited for takes so long.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Calls and faults go on for so long after a shutdown has begun.
+const AFTER_CUT: Duration = Duration::from_millis(500);
+
 /// So much may the host's memory grow in between, in bytes,
 const GROWTH: usize = 400 << 20;
 /// and so much from before to after: the allocator keeps some for later.
@@ -76,6 +82,8 @@ struct Chaos {
     start: Instant,
     /// Whether calls may fail by what is, or was just now, injected.
     faulty: AtomicBool,
+    /// Whether the pool is being shut down while it is called.
+    cut: AtomicBool,
     /// The most memory that the host was seen to have, in bytes.
     peak: AtomicUsize,
 }
@@ -93,32 +101,50 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 struct Options {
     time: Duration,
     seed: u64,
+    /// Which faults are injected: those with this in their names.
+    only: String,
+    cut: bool,
     log: bool,
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, Box<dyn Error>> {
-        let (mut seconds, mut seed, mut log, mut any) = (30, 1, false, false);
+        let mut options = Self {
+            time: Duration::from_secs(10),
+            seed: 1,
+            only: String::new(),
+            cut: false,
+            log: false,
+        };
+        let (mut seconds, mut any) = (30, false);
         while let Some(argument) = arguments.next() {
             any = true;
-            let mut number = || arguments.next().and_then(|text| text.parse().ok());
+            let mut value = || arguments.next().ok_or(format!("{argument} takes a value"));
             match argument.as_str() {
-                "--seconds" => seconds = number().ok_or("--seconds takes a number")?,
-                "--seed" => seed = number().ok_or("--seed takes a number")?,
-                "--log" => log = true,
-                _ => return Err("usage: chaos [--seconds N] [--seed N] [--log]".into()),
+                "--seconds" => seconds = value()?.parse()?,
+                "--seed" => options.seed = value()?.parse()?,
+                "--only" => options.only = value()?,
+                "--cut" => options.cut = true,
+                "--log" => options.log = true,
+                _ => {
+                    let usage = "[--seconds N] [--seed N] [--only TEXT] [--cut] [--log]";
+                    return Err(format!("{argument}? usage: chaos {usage}").into());
+                }
             }
         }
-        Ok(Self { time: Duration::from_secs(if any { seconds } else { 10 }), seed, log })
+        if any {
+            options.time = Duration::from_secs(seconds);
+        }
+        Ok(options)
     }
 }
 
 async fn run(options: &Options) -> Result<u64, Box<dyn Error>> {
-    let &Options { time, seed, .. } = options;
+    let &Options { time, seed, cut, .. } = options;
     println!("{CALLERS} tasks call {WORKERS} workers for {time:?}, with seed {seed}.");
-    let warm_up = round(seed, WARM_UP, 0).await?;
+    let warm_up = round(seed, WARM_UP, None, false).await?;
     let (descriptors, memory) = (system::descriptors(), system::memory());
-    let ledger = round(seed, time, INJECTORS).await?;
+    let ledger = round(seed, time, Some(&options.only), cut).await?;
     if !system::eventually(LIMIT, || system::descriptors() <= descriptors).await {
         let now = system::descriptors();
         ledger.violation(&format!("descriptors are left: {descriptors} before, {now} after"));
@@ -140,8 +166,14 @@ async fn run(options: &Options) -> Result<u64, Box<dyn Error>> {
     Ok(violations)
 }
 
-/// The life of one pool: is called for a while, under so many injectors' faults; becomes whole; is shut down.
-async fn round(seed: u64, time: Duration, injectors: u64) -> Result<Ledger, Box<dyn Error>> {
+/// The life of one pool: it is called for a while, under some faults perhaps; becomes whole, unless it is cut short; and
+/// is shut down.
+async fn round(
+    seed: u64,
+    time: Duration,
+    faults: Option<&str>,
+    cut: bool,
+) -> Result<Ledger, Box<dyn Error>> {
     let directory = tempfile::tempdir()?;
     let log = directory.path().join("log");
     std::fs::write(&log, "")?;
@@ -154,6 +186,7 @@ async fn round(seed: u64, time: Duration, injectors: u64) -> Result<Ledger, Box<
         .workers(WORKERS)
         .queue_limit(QUEUE_LIMIT)
         .max_frame(MAX_FRAME)
+        .startup_timeout(STARTUP)
         .health_interval(HEALTH_INTERVAL)
         .health_timeout(HEALTH_TIMEOUT)
         .shutdown_grace(GRACE)
@@ -166,20 +199,29 @@ async fn round(seed: u64, time: Duration, injectors: u64) -> Result<Ledger, Box<
         ledger: Ledger::new(start),
         seed,
         start,
-        faulty: AtomicBool::new(injectors > 0),
+        faulty: AtomicBool::new(faults.is_some()),
+        cut: AtomicBool::new(false),
         peak: AtomicUsize::new(0),
     });
 
     let watching = tokio::spawn(watch(Arc::clone(&chaos), system::memory() + GROWTH));
-    chaos.storm(time, injectors).await;
-    let recovery = chaos.becomes_whole().await;
+    if cut {
+        let cut = async {
+            sleep(time).await;
+            chaos.shut_down().await;
+        };
+        tokio::join!(chaos.storm(time + AFTER_CUT, faults), cut);
+    } else {
+        chaos.storm(time, faults).await;
+        chaos.becomes_whole().await;
+    }
     watching.abort();
     let _ = watching.await;
-    if injectors > 0 {
+    chaos.shut_down().await;
+    if faults.is_some() {
         chaos.ledger.print();
         println!(
-            "The pool restarted {} workers; it was whole again {recovery:.1?} after the last call; the host had {} MiB \
-             at most.",
+            "The pool restarted {} workers; the host had {} MiB at most.",
             chaos.pool.stats().restarts,
             chaos.peak.load(Ordering::Relaxed) >> 20,
         );
@@ -195,6 +237,10 @@ impl Chaos {
         self.faulty.load(Ordering::Relaxed)
     }
 
+    fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
     /// For how long nothing is to be injected.
     fn calm(&self) -> Duration {
         let into = self.start.elapsed().as_millis() % (STORM + CALM).as_millis();
@@ -202,14 +248,17 @@ impl Chaos {
         if into < STORM { Duration::ZERO } else { STORM + CALM - into }
     }
 
-    async fn storm(self: &Arc<Self>, time: Duration, injectors: u64) {
+    async fn storm(self: &Arc<Self>, time: Duration, faults: Option<&str>) {
         let end = Instant::now() + time;
         let mut tasks = JoinSet::new();
         for task in 0..CALLERS {
             tasks.spawn(calls::call_until(end, Caller::new(Arc::clone(self), task)));
         }
-        for task in CALLERS..CALLERS + injectors {
-            tasks.spawn(faults::inject_until(end, Caller::new(Arc::clone(self), task)));
+        for task in CALLERS..CALLERS + INJECTORS {
+            if let Some(only) = faults {
+                let caller = Caller::new(Arc::clone(self), task);
+                tasks.spawn(faults::inject_until(end, caller, only.to_owned()));
+            }
         }
         let ended = async {
             while let Some(ended) = tasks.join_next().await {
@@ -225,16 +274,15 @@ impl Chaos {
     }
 
     /// Every slot answers within the bound, and again once all have been pinged; from then on nothing may fail.
-    async fn becomes_whole(self: &Arc<Self>) -> Duration {
+    async fn becomes_whole(self: &Arc<Self>) {
         let start = Instant::now();
         let mut caller = Caller::new(Arc::clone(self), CALLERS + INJECTORS);
-        let mut took = Duration::ZERO;
         let whole = async {
             let mut times = 0;
             while times < 2 {
                 times = if caller.every_slot_answers().await { times + 1 } else { 0 };
-                if times == 1 {
-                    took = start.elapsed();
+                if times == 1 && self.is_faulty() {
+                    println!("Whole again after {:.1?}.", start.elapsed());
                 }
                 if times < 2 {
                     sleep(HEALTH_INTERVAL + HEALTH_TIMEOUT).await;
@@ -249,19 +297,31 @@ impl Chaos {
         for _ in 0..50 {
             caller.every_slot_answers().await;
         }
-        took
     }
 
-    /// Shuts the pool down, and checks that nothing is lost and nothing is left.
+    /// Also while the pool is called, and what it is made of killed. No process is left when it returns.
+    async fn shut_down(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+        let start = Instant::now();
+        if timeout(GRACE + LIMIT, self.pool.shutdown()).await.is_err() {
+            self.ledger.violation("the shutdown does not end");
+        }
+        if start.elapsed() > Duration::from_secs(1) {
+            println!("The shutdown took {:.1?}.", start.elapsed());
+        }
+        let left = self.mark.own_processes();
+        if !left.is_empty() {
+            let start = Instant::now();
+            let what: Vec<_> = left.iter().map(|&pid| system::describe(pid)).collect();
+            let gone = system::eventually(LIMIT, || self.mark.own_processes().is_empty()).await;
+            let when = if gone { format!("{:.1?}", start.elapsed()) } else { "never".to_owned() };
+            self.ledger.violation(&format!("left by shutdown(), gone after {when}: {what:?}"));
+        }
+    }
+
+    /// Checks that of a pool that is shut down nothing is lost and nothing is left.
     async fn ends(&self) {
         let ledger = &self.ledger;
-        if timeout(GRACE + LIMIT, self.pool.shutdown()).await.is_err() {
-            ledger.violation("the shutdown does not end");
-        }
-        let left: Vec<_> = self.mark.own_processes();
-        if !left.is_empty() {
-            ledger.violation(&format!("processes {left:?} are left by shutdown()"));
-        }
         // What user code has forked is killed as well, but is nobody's child then.
         if !system::eventually(LIMIT, || self.mark.processes().is_empty()).await {
             ledger.violation(&format!("processes {:?} are left", self.mark.processes()));

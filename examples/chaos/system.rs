@@ -62,6 +62,17 @@ pub(crate) fn parent(pid: i32) -> Option<i32> {
     stat(pid, PARENT)
 }
 
+/// A process in words: pid, state, parent, group, and what it sleeps in.
+pub(crate) fn describe(pid: i32) -> String {
+    let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let stat = read("stat");
+    let stat: Vec<_> = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
+    let status = read("status");
+    let signals = status.lines().filter(|line| line.starts_with("Sig") || line.starts_with("Shd"));
+    let (seen, signals) = (stat.get(..3).unwrap_or_default(), signals.collect::<Vec<_>>());
+    format!("{pid} {seen:?} {} {signals:?}", read("wchan"))
+}
+
 /// This process's children, zombies included.
 pub(crate) fn children() -> Vec<i32> {
     let me = getpid().as_raw_nonzero().get();
