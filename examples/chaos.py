@@ -1,0 +1,249 @@
+"""The handlers of the chaos run: honest ones, and ones that do to their worker what user code can do.
+
+Every handler gets the call's nonce first and notes it in a file, which tells at the end what has run, and how often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import NoReturn
+
+import snakepen
+
+LOG = os.environ["CHAOS_LOG"]
+
+
+def own_port() -> int:
+    """The descriptor of the protocol: the only socket that is open while this file is loaded."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                return int(name)
+        except FileNotFoundError:  # the one that listed the directory
+            continue
+    raise LookupError("no socket")
+
+
+PORT = own_port()
+
+
+def note(what: str, nonce: int) -> None:
+    log = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        os.write(log, f"{what} {nonce}\n".encode())
+    finally:
+        os.close(log)
+
+
+def answer(nonce: int, text: str) -> tuple[int, int, str]:
+    return nonce, snakepen.current().slot, text
+
+
+def mixed(nonce: int, number: int) -> str:
+    return f"{((nonce ^ number) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF:x}"
+
+
+# === Honest work ===
+
+
+@snakepen.handler
+def plain(nonce: int, number: int) -> tuple[int, int, str]:
+    note("ran", nonce)
+    return answer(nonce, mixed(nonce, number))
+
+
+@snakepen.handler
+async def plain_async(nonce: int, number: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    await asyncio.sleep(seconds)
+    return answer(nonce, mixed(nonce, number))
+
+
+@snakepen.handler
+def large(nonce: int, text: str, units: int) -> tuple[int, int, str]:
+    note("ran", nonce)
+    unit = f"{nonce:016x}"
+    if text != unit * (len(text) // len(unit)):
+        raise AssertionError("the arguments are not what was sent")
+    return answer(nonce, unit * units)
+
+
+# === Results that are none ===
+
+
+@snakepen.handler
+def raises(nonce: int) -> NoReturn:
+    note("ran", nonce)
+    raise LookupError(f"nothing for {nonce}")
+
+
+@snakepen.handler
+def unserialisable(nonce: int) -> object:
+    note("ran", nonce)
+    return {"rows": [1, {nonce}]}
+
+
+@snakepen.handler
+def out_of_memory(nonce: int) -> NoReturn:
+    note("ran", nonce)
+    raise MemoryError(f"no room for {nonce}")
+
+
+# === Work without an end ===
+
+
+@snakepen.handler
+def sleeps(nonce: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    time.sleep(seconds)
+    note("ended", nonce)
+    return answer(nonce, "")
+
+
+@snakepen.handler
+async def sleeps_async(nonce: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    await asyncio.sleep(seconds)
+    note("ended", nonce)
+    return answer(nonce, "")
+
+
+@snakepen.handler
+def stuck(nonce: int, seconds: float) -> tuple[int, int, str]:
+    """In C, with the interpreter's lock held."""
+    note("ran", nonce)
+    ctypes.PyDLL(None).sleep(int(seconds) + 1)
+    note("ended", nonce)
+    return answer(nonce, "")
+
+
+@snakepen.handler
+def stubborn(nonce: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            continue
+    note("ended", nonce)
+    return answer(nonce, "")
+
+
+# === Deaths ===
+
+
+@snakepen.handler
+def segfaults(nonce: int) -> NoReturn:
+    note("ran", nonce)
+    ctypes.string_at(0)
+    raise AssertionError("alive after a segfault")
+
+
+@snakepen.handler
+def exits(nonce: int, status: int) -> NoReturn:
+    note("ran", nonce)
+    os._exit(status)
+
+
+@snakepen.handler
+def leaves(nonce: int, status: int) -> NoReturn:
+    note("ran", nonce)
+    sys.exit(status)
+
+
+@snakepen.handler
+def exits_beside_child(nonce: int, status: int, seconds: float) -> NoReturn:
+    note("ran", nonce)
+    if os.fork() == 0:
+        time.sleep(seconds)
+        os._exit(0)
+    os._exit(status)
+
+
+# === What a worker survives ===
+
+
+@snakepen.handler
+def hogs(nonce: int, megabytes: int) -> tuple[int, int, str]:
+    note("ran", nonce)
+    block = b"x" * (megabytes << 20)
+    return answer(nonce, str(len(block) >> 20))
+
+
+@snakepen.handler
+def fork_returns(nonce: int) -> tuple[int, int, str]:
+    """Both processes return into the worker's loop; only one may answer."""
+    note("ran", nonce)
+    os.fork()
+    return answer(nonce, "forked")
+
+
+@snakepen.handler
+def fork_lingers(nonce: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    if os.fork() == 0:
+        time.sleep(seconds)
+        os._exit(0)
+    return answer(nonce, "forked")
+
+
+@snakepen.handler
+def starts_process(nonce: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    subprocess.Popen(["sleep", str(seconds)])
+    return answer(nonce, "started")
+
+
+@snakepen.handler
+def starts_threads(nonce: int, count: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    for _ in range(count):
+        threading.Thread(target=time.sleep, args=(seconds,)).start()
+    return answer(nonce, "started")
+
+
+@snakepen.handler
+def floods(nonce: int, kilobytes: int) -> tuple[int, int, str]:
+    note("ran", nonce)
+    for stream in (1, 2):
+        for _ in range(kilobytes):
+            os.write(stream, b"x" * 1024)
+    return answer(nonce, "flooded")
+
+
+# === The protocol's descriptor ===
+
+
+@snakepen.handler
+def garbage(nonce: int, garbage: str) -> tuple[int, int, str]:
+    note("ran", nonce)
+    os.write(PORT, bytes.fromhex(garbage))
+    return answer(nonce, "")
+
+
+@snakepen.handler
+def late_garbage(nonce: int, garbage: str, seconds: float) -> tuple[int, int, str]:
+    """Hits whatever call its worker runs by then."""
+    note("ran", nonce)
+
+    def write() -> None:
+        time.sleep(seconds)
+        os.write(PORT, bytes.fromhex(garbage))
+
+    threading.Thread(target=write, daemon=True).start()
+    return answer(nonce, "started")
+
+
+@snakepen.handler
+def closes_port(nonce: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    os.close(PORT)
+    time.sleep(seconds)
+    return answer(nonce, "")
