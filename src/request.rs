@@ -300,11 +300,14 @@ fn verdict(outcome: Outcome<'_>) -> Verdict {
     };
     match error {
         Error::Python { .. } | Error::BadResult { .. } => Verdict::Answered,
-        Error::Timeout { stage: Stage::Run, .. } => Verdict::Failed,
+        Error::Timeout { stage: Stage::Run, .. } | Error::CpuTime { .. } => Verdict::Failed,
         Error::WorkerDied(death) if death.started => match death.ended {
-            Ended::Itself | Ended::ClosedPort | Ended::Protocol(_) | Ended::TimedOut => {
-                Verdict::Failed
-            }
+            Ended::Itself
+            | Ended::ClosedPort
+            | Ended::Protocol(_)
+            | Ended::Memory { .. }
+            | Ended::TimedOut
+            | Ended::CpuTime => Verdict::Failed,
             _ => Verdict::Unknown,
         },
         _ => Verdict::Unknown,

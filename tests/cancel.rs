@@ -236,7 +236,7 @@ async fn no_other_call_feels_a_cancellation() {
 /// Where an exception at the wrong moment would leave a lock held, the worker is not used again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_is_left_held_harms_nobody() {
-    let pool = cancelled().workers(2).start().await.unwrap();
+    let pool = cancelled().workers(2).circuit_threshold(0).start().await.unwrap();
     let mut random = fastrand::Rng::with_seed(7);
     for round in 0..100 {
         let limit = Duration::from_micros(2000 + random.u64(0..3000));

@@ -153,8 +153,8 @@ async fn a_killed_launcher_takes_its_workers_along_and_all_come_back() {
 async fn a_stopped_launcher_does_not_keep_a_worker_alive() {
     let pool = pool("basic.py")
         .workers(2)
-        .health_interval(Duration::from_millis(200))
-        .health_timeout(Duration::from_secs(2))
+        // Later than the call's end.
+        .health_interval(Duration::from_secs(2))
         .start()
         .await
         .unwrap();

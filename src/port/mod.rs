@@ -138,6 +138,11 @@ impl Port {
         }
     }
 
+    /// Waits until nobody holds the other end.
+    pub(crate) async fn end_of_stream(&mut self, source: Source<'_>) {
+        while !matches!(self.event(source).await, Event::Closed | Event::Broken(_)) {}
+    }
+
     fn at_end(&self) -> Event {
         match self.decoder.finish() {
             Ok(()) => Event::Closed,

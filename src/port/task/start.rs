@@ -15,7 +15,7 @@ use crate::wire::{self, Frame, Kind, ProtocolError};
 impl PortTask {
     pub(super) async fn start(&mut self) -> Result<Live, StartError> {
         let system = |error: std::io::Error| StartError::System(error.to_string());
-        let (port, ends) = Port::open(self.shared.config.limits.max_frame).map_err(system)?;
+        let (mut port, ends) = Port::open(self.shared.config.limits.max_frame).map_err(system)?;
         let (reply, spawned) = oneshot::channel();
         let order = SpawnOrder {
             slot: self.slot,
@@ -29,7 +29,16 @@ impl PortTask {
         self.launcher.send_message(LauncherMsg::Spawn(order)).map_err(|_| no_launcher())?;
         let child = tokio::select! {
             () = told_to_stop(&mut self.actor_gone, &mut self.commands) => return Err(no_launcher()),
-            spawned = spawned => spawned.map_err(|_| no_launcher())??,
+            spawned = spawned => match spawned {
+                Ok(spawned) => spawned?,
+                Err(_) => {
+                    // A launcher that died may have forked just before, and nobody else knows of that process. It finds
+                    // its parent gone and ends; until then it holds its end of the port.
+                    let gone = port.end_of_stream(self.source(0));
+                    let _ = tokio::time::timeout(REPORT, gone).await;
+                    return Err(no_launcher());
+                }
+            },
         };
         self.pid = child.pid();
         self.shared.board.spawned(self.slot, self.epoch, self.pid);
