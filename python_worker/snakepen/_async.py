@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
     from typing import TypeVar
 
+    from ._cancel import Cancellation
     from ._connection import Connection
 
     Result = TypeVar("Result")
 
 
 class EventLoop:
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, cancellation: Cancellation) -> None:
         self._connection = connection
+        self._cancellation = cancellation
         self._loop = asyncio.new_event_loop()
         self._loop.add_reader(connection.fileno(), self._readable)
 
@@ -27,7 +29,11 @@ class EventLoop:
 
         Tasks that a handler leaves behind go on when the next one runs.
         """
-        return self._loop.run_until_complete(_run(awaitable))
+        return self._loop.run_until_complete(self._run(awaitable))
+
+    async def _run(self, awaitable: Awaitable[Result]) -> Result:
+        self._cancellation.task = asyncio.current_task()
+        return await awaitable
 
     def _readable(self) -> None:
         try:
@@ -47,7 +53,3 @@ class EventLoop:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
-
-
-async def _run(awaitable: Awaitable[Result]) -> Result:
-    return await awaitable

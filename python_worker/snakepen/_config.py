@@ -12,7 +12,18 @@ if TYPE_CHECKING:
 class Config:
     """The pool's settings, from `configure`. Raises KeyError for a missing one."""
 
-    __slots__ = ("expose", "fresh", "handlers", "log_level", "max_frame", "paths", "pool", "preload", "raw")
+    __slots__ = (
+        "expose",
+        "fresh",
+        "handlers",
+        "log_level",
+        "max_frame",
+        "paths",
+        "pool",
+        "preload",
+        "raw",
+        "reuse_after_cancel",
+    )
 
     def __init__(self, raw: dict[str, Any]) -> None:
         self.raw = raw
@@ -24,6 +35,7 @@ class Config:
         self.fresh: bool = raw["fresh"]
         self.max_frame: int = raw["max_frame"]
         self.log_level: int = raw["log_level"]
+        self.reuse_after_cancel: bool = raw.get("reuse_after_cancel", False)
 
 
 class Descriptors:

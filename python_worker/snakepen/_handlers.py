@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_NAME_BYTES = 255
 
+_CO_COROUTINE = 0x80
+
 table: dict[str, Callable[..., Any]] = {}
 
 
@@ -60,6 +62,11 @@ def register(name: str, function: Callable[..., Any]) -> None:
     if taken is not None and taken is not function and _origin(taken) != _origin(function):
         raise ValueError(f"two handlers are called {name!r}: {_origin(taken)} and {_origin(function)}")
     table[name] = function
+
+
+def is_async(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    return bool(getattr(code, "co_flags", 0) & _CO_COROUTINE)
 
 
 def _origin(function: Any) -> str:

@@ -30,7 +30,11 @@ class Request:
     handler: str
     """The name under which the handler was called."""
     cancelled: bool
-    """True once the caller no longer wants the answer; a long loop may look at it and return."""
+    """True once the caller no longer wants the answer: its deadline has passed, or it went away.
+
+    What can't be interrupted may look at it and return: threads, code in `snakepen.shield()`, an `async def` handler
+    that computes. It is true before `snakepen.Cancelled` is raised, or the handler's task cancelled.
+    """
 
     def __init__(self, id: int, handler: str, deadline_ns: int, place: Place) -> None:
         self.id = id

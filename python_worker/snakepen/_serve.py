@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._async import EventLoop
+    from ._cancel import Cancellation
     from ._connection import Connection
     from ._request import Place
     from ._status import StatusPage
@@ -29,10 +30,12 @@ class Leave(Exception):
 
 
 class Server:
-    def __init__(self, connection: Connection, page: StatusPage, place: Place) -> None:
+    def __init__(self, connection: Connection, page: StatusPage, place: Place, cancellation: Cancellation) -> None:
         self._connection = connection
         self._page = page
         self._place = place
+        self._cancellation = cancellation
+        cancellation.floor = Server._run.__code__
         self._handlers = _handlers.table
         self.event_loop: EventLoop | None = None
 
@@ -56,6 +59,8 @@ class Server:
             self._refuse(call, b"arguments", {"message": f"{type(error).__name__}: {error}"})
             return
         kind, name, json, flags = self._run(function, arguments, call)
+        if self._cancellation.case is not None and self._cancellation.settle():
+            flags |= _wire.RECYCLE
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()  # what print(end="") has left
@@ -67,22 +72,30 @@ class Server:
     def _run(self, function: Any, arguments: Any, call: Frame) -> tuple[int, bytes, bytes, int]:
         """What to answer: kind, name, JSON, flags."""
         connection = self._connection
+        cancellation = self._cancellation
         request = Request(call.id, call.name, call.arg, self._place)
         connection.running = request
         running.set(request)
         self._page.start(call.id)
         try:
-            kind = type(arguments)
-            if kind is list:
-                result = function(*arguments)
-            elif kind is dict:
-                result = function(**arguments)
-            elif arguments is None:
-                result = function()
-            else:
-                result = function(arguments)
-            if type(result) not in _PLAIN and hasattr(type(result), "__await__"):
-                result = self._await(result)
+            try:
+                kind = type(arguments)
+                # From here on Cancelled may be raised at any point, but only once,
+                cancellation.request = request
+                if kind is list:
+                    result = function(*arguments)
+                elif kind is dict:
+                    result = function(**arguments)
+                elif arguments is None:
+                    result = function()
+                else:
+                    result = function(arguments)
+                if type(result) not in _PLAIN and hasattr(type(result), "__await__"):
+                    cancellation.awaiting = request
+                    result = self._await(result)
+            finally:
+                # and after this no more. The outer clauses meet the one that comes just before.
+                cancellation.request = None
             if connection.abandoned:
                 os._exit(0)
             json = _json.dumps(result)
@@ -105,8 +118,11 @@ class Server:
             }
             return _wire.ERROR, b"result", self._encode(b"result", fault), 0
         except BaseException as error:
+            cancellation.request = None
             if connection.abandoned:
                 os._exit(1)
+            if request.cancelled and cancellation.caused(error):
+                return _wire.ERROR, b"cancelled", b"{}", 0
             # After MemoryError nobody knows what was left half done.
             flags = _wire.RECYCLE if isinstance(error, MemoryError) else 0
             return _wire.ERROR, b"exception", self._encode(b"exception", _errors.describe(error)), flags
@@ -118,8 +134,11 @@ class Server:
         if self.event_loop is None:
             from ._async import EventLoop
 
-            self.event_loop = EventLoop(self._connection)
-        return self.event_loop.run(awaitable)
+            self.event_loop = EventLoop(self._connection, self._cancellation)
+        try:
+            return self.event_loop.run(awaitable)
+        finally:
+            self._cancellation.task = None
 
     def _refuse(self, call: Frame, status: bytes, fault: dict[str, Any]) -> None:
         self._connection.send(_wire.ERROR, call.id, 0, status, self._encode(status, fault))

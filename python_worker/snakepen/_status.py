@@ -27,6 +27,10 @@ class StatusPage:
         self._words[STARTED] = id
         self._words[PHASE] = RUNNING
 
+    def cancelled(self) -> int:
+        """The id of the request that Rust wants cancelled, 0 for none."""
+        return self._words[CANCEL]
+
     def idle(self) -> None:
         self._words[PHASE] = IDLE
 

@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 
 from . import _errors, _handlers, _json, _logging, _startup, _wire
+from ._cancel import Cancellation
 from ._connection import Connection, PortEnded
 from ._serve import Leave, Server
 from ._status import StatusPage
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from ._config import Birth
 
 PROTOCOL_EXIT = 70
-
-_CO_COROUTINE = 0x80
 
 
 def run(birth: Birth, *, fresh: bool = False) -> NoReturn:
@@ -44,7 +43,9 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     faulthandler.enable(descriptors.dump)
     page = StatusPage(descriptors.status)
     os.close(descriptors.status)
-    os.register_at_fork(after_in_child=lambda: _after_fork(connection, descriptors.dump))
+    cancellation = Cancellation(connection, page, descriptors.dump, config.reuse_after_cancel)
+    os.register_at_fork(after_in_child=lambda: _after_fork(connection, cancellation, descriptors.dump))
+    cancellation.install()
     _logging.install(connection, config.log_level)
     _startup.replace_main()
     try:
@@ -54,9 +55,9 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
         _load(birth)
     except _startup.StartupError as failure:
         _fail(connection, failure)
-    if any(_is_async(function) for function in _handlers.table.values()):
+    if any(_handlers.is_async(function) for function in _handlers.table.values()):
         import_module("asyncio")  # now rather than in the first call
-    server = Server(connection, page, birth.place)
+    server = Server(connection, page, birth.place, cancellation)
     gc.enable()
     page.idle()
     connection.send(_wire.READY, 0, _wire.VERSION, json=_ready())
@@ -79,11 +80,6 @@ def _load(birth: Birth) -> None:
         raise _startup.StartupError(stage, None, error) from error
 
 
-def _is_async(function: Any) -> bool:
-    code = getattr(function, "__code__", None)
-    return bool(getattr(code, "co_flags", 0) & _CO_COROUTINE)
-
-
 def _ready() -> bytes:
     return _json.dumps({"python": sys.version.split()[0], "pid": os.getpid(), "handlers": sorted(_handlers.table)})
 
@@ -98,9 +94,10 @@ def _fail(connection: Connection, failure: _startup.StartupError) -> NoReturn:
     os._exit(1)
 
 
-def _after_fork(connection: Connection, dump: int) -> None:
+def _after_fork(connection: Connection, cancellation: Cancellation, dump: int) -> None:
     """In a process that a handler has forked: nothing that it says may look like the worker's."""
     connection.abandon()
+    cancellation.forget()
     faulthandler.enable(2)
     try:
         os.close(dump)

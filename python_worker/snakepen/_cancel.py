@@ -1,0 +1,310 @@
+"""Cancellation: how Rust's wish becomes an exception in a sync handler, or the end of an async one's task.
+
+Rust writes the request's id to the status page and sends SIGURG, again every 20 ms until it has the answer. So the
+signal's handler does nothing wherever it had better not: it is asked again.
+
+The first time it writes the stack to the dump pipe, and END after it. It is written here, between two instructions,
+and not by faulthandler in C: that reads frames which the interpreter is just about to link, and crashes CPython 3.11 to
+3.13 within a few hundred signals (python/cpython#116008, #123967). Where C code keeps Python from coming here at all,
+the frames hold still, and Rust sends SIGWINCH, which is faulthandler's.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from _thread import get_ident
+
+from . import _handlers, _request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from asyncio import AbstractEventLoop, Task
+    from types import CodeType, FrameType
+    from typing import Any
+
+    from ._connection import Connection
+    from ._request import Request
+    from ._status import StatusPage
+else:
+    import _signal as signal
+
+CANCEL = signal.SIGURG  # by default both are ignored: one that goes astray harms nobody
+DUMP = signal.SIGWINCH
+END = b"\x17"
+
+_MAX_FRAMES = 100
+_MAX_STACK = 32 * 1024
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class Cancelled(BaseException):
+    """Raised in a handler whose caller no longer waits: its deadline has passed, or its future was dropped.
+
+    Let it pass: `finally` clauses and context managers run, for as long as the pool's `cancel_grace`; then the process
+    is killed. Like KeyboardInterrupt it isn't an Exception, can come between any two instructions of the main thread,
+    and comes once per request at most. It doesn't come during an import, in a `__del__`, or in `shield()`.
+
+    Handlers that are `async def` get asyncio.CancelledError instead, and so do all tasks of a loop that another handler
+    runs, by `asyncio.run` for instance. Threads get nothing: they can look at `snakepen.current().cancelled`.
+    """
+
+
+class shield:
+    """`with snakepen.shield():` puts a cancellation off until the block is left, the outermost if they are nested.
+
+    For what must not be left half done, such as a write to a file; in `async def` handlers too, with plain `with`.
+    The pool waits for it no longer than its `cancel_grace`, then the process is killed. `snakepen.current().cancelled`
+    is true meanwhile. Outside of a request, and in threads, which aren't interrupted, it does nothing.
+    """
+
+    __slots__ = ("_case",)
+
+    def __init__(self) -> None:
+        self._case: _Case | None = None
+
+    def __enter__(self) -> None:
+        if _own is not None and get_ident() == _own.thread:
+            self._case = _own.begin_shield()
+
+    def __exit__(self, *_: object) -> None:
+        if self._case is not None and _own is not None and get_ident() == _own.thread:
+            error = _own.end_shield(self._case, sys._getframe(1))
+            if error is not None:
+                raise error
+
+
+class _Case:
+    """A request's cancellation, and its shields. There is none for most requests."""
+
+    __slots__ = ("by_task", "raised", "recycle", "request", "shields", "shown", "spent", "waiting")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.shields = 0
+        self.waiting = False  # for the last shield
+        self.shown = False
+        self.spent = False  # a request is interrupted once, in whichever way
+        self.by_task = False
+        self.raised: Cancelled | None = None
+        self.recycle = False
+
+
+class Cancellation:
+    """A worker's. All of it happens in the main thread; what may be raised is raised while `request` is set."""
+
+    __slots__ = (
+        "_connection",
+        "_dump",
+        "_hook",
+        "_page",
+        "_reuse",
+        "awaiting",
+        "case",
+        "floor",
+        "request",
+        "task",
+        "thread",
+    )
+
+    def __init__(self, connection: Connection, page: StatusPage, dump: int, reuse: bool) -> None:
+        self._connection = connection
+        self._page = page
+        self._dump = dump
+        self._reuse = reuse
+        self._hook: Any = None
+        self.thread = get_ident()
+        self.request: Request | None = None
+        """The request whose handler is at work."""
+        self.awaiting: Request | None = None
+        """The request whose handler has come to its asynchronous part: from here on nothing is raised in it."""
+        self.task: Task[Any] | None = None
+        """Its task, once that runs."""
+        self.case: _Case | None = None
+        """The running request's, if it has one."""
+        self.floor: CodeType | None = None
+        """The code that calls handlers."""
+
+    def install(self) -> None:
+        """Before any code of the user's, which may replace all of it."""
+        global _own
+        _own = self
+        signal.signal(CANCEL, self._asked)
+        faulthandler.register(DUMP, file=self._dump, all_threads=False)
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = self._unraisable
+
+    def forget(self) -> None:
+        """In a process that a handler has forked."""
+        self.request = None
+        faulthandler.unregister(DUMP)
+        if signal.getsignal(CANCEL) == self._asked:
+            signal.signal(CANCEL, signal.SIG_DFL)
+
+    # A request's end
+
+    def caused(self, error: BaseException) -> bool:
+        """Whether a cancelled request's error says no more than that it was."""
+        if isinstance(error, Cancelled):
+            return True
+        asyncio = sys.modules.get("asyncio")
+        return self.case is not None and self.case.by_task and isinstance(error, asyncio.CancelledError)  # pyright: ignore
+
+    def settle(self) -> bool:
+        """Closes the case. Whether the worker is to be replaced: an exception at any point can leave a lock held."""
+        case, self.case = self.case, None
+        return case is not None and case.recycle and not self._reuse
+
+    # Shields
+
+    def begin_shield(self) -> _Case | None:
+        request = self.request
+        served = _request.running.get()
+        # A task that an earlier request has left behind doesn't shield this one.
+        if request is None or (served is not None and served is not request):
+            return None
+        case = self._find(request)
+        case.shields += 1
+        return case
+
+    def end_shield(self, case: _Case, frame: FrameType) -> Cancelled | None:
+        case.shields -= 1
+        if case.waiting and not case.shields and self.request is case.request:
+            return self._interrupt(case, frame, soon=False)
+        return None
+
+    def _find(self, request: Request) -> _Case:
+        if self.case is None:
+            self.case = _Case(request)
+        return self.case
+
+    # The signal
+
+    def _asked(self, _number: int, frame: FrameType | None) -> None:
+        request = self._connection.running
+        if request is None or self._page.cancelled() != request.id:
+            return
+        request.cancelled = True
+        case = self._find(request)
+        if not case.shown:
+            case.shown = True
+            self._show(frame)
+        if self.request is request:
+            error = self._interrupt(case, frame, soon=True)
+            if error is not None:
+                raise error
+
+    def _interrupt(self, case: _Case, frame: FrameType | None, soon: bool) -> Cancelled | None:
+        """Ends tasks, or returns what the caller is to raise; or neither, and is asked again.
+
+        `soon` is said by a signal, which has to leave it to the loop: that may be at anything.
+        """
+        if case.spent:
+            return None
+        if case.shields:
+            case.waiting = True
+            return None
+        loop = None
+        if self.awaiting is case.request:
+            if self.task is None:
+                return None
+            loop = self.task.get_loop()
+        else:
+            loop = _running_loop()
+        if loop is not None:
+            case.spent = case.by_task = True
+            if soon:
+                loop.call_soon_threadsafe(self._cancel_tasks, case.request, loop)
+            else:
+                self._cancel_tasks(case.request, loop)
+            return None
+        if self._is_unfit(case.request, frame):
+            return None
+        case.spent = case.recycle = True
+        case.raised = Cancelled("the caller no longer waits for this request")
+        return case.raised
+
+    def _cancel_tasks(self, request: Request, loop: AbstractEventLoop) -> None:
+        if self.request is not request:  # its handler has come to its end first
+            return
+        if self.awaiting is request:
+            if self.task is not None:
+                self.task.cancel()
+            return
+        for task in sys.modules["asyncio"].all_tasks(loop):
+            task.cancel()
+
+    def _is_unfit(self, request: Request, frame: FrameType | None) -> bool:
+        """Whether it would be lost if raised in this frame (in a finalizer), or do lasting harm: in an import, or in
+        this package, which may be in the middle of a frame to Rust."""
+        at = frame
+        while at is not None:
+            code = at.f_code
+            if code is self.floor:
+                # Right there only a function without frames can be at work. An `async def` has returned, or is about to
+                # be called: interrupted here, its coroutine would never be awaited.
+                return at is frame and _handlers.is_async(_handlers.table.get(request.handler))
+            if code.co_name == "__del__" or code.co_filename.startswith((_HERE, "<frozen importlib")):
+                return True
+            at = at.f_back
+        return False
+
+    def _unraisable(self, unraisable: Any) -> None:
+        """Callbacks of weak references and of the garbage collector can't be told apart in time: what was raised in one
+        is swallowed, and raised again elsewhere."""
+        case = self.case
+        if case is not None and case.raised is not None and unraisable.exc_value is case.raised:
+            case.raised = None
+            case.spent = False
+            return
+        self._hook(unraisable)
+
+    # The stack
+
+    def _show(self, frame: FrameType | None) -> None:
+        lines = ["Stack (most recent call first):\n"]
+        if self.task is not None:
+            lines += _awaited(self.task.get_coro())
+        at = frame
+        while at is not None and at.f_code is not self.floor:
+            if len(lines) > _MAX_FRAMES:
+                lines.append("  ...\n")
+                break
+            if not at.f_code.co_filename.startswith(_HERE):
+                lines.append(_line(at))
+            at = at.f_back
+        try:
+            os.write(self._dump, "".join(lines)[:_MAX_STACK].encode("ascii") + END)
+        except OSError:  # it is full: Rust has other things to do
+            pass
+
+
+_own: Cancellation | None = None
+
+
+def _line(frame: FrameType) -> str:
+    """As faulthandler has it."""
+    code = frame.f_code
+    return f'  File "{ascii(code.co_filename)[1:-1]}", line {frame.f_lineno} in {ascii(code.co_name)[1:-1]}\n'
+
+
+def _awaited(coroutine: Any) -> list[str]:
+    """Where a suspended coroutine waits: the thread's stack doesn't have it."""
+    frames: list[FrameType] = []
+    while coroutine is not None and len(frames) < _MAX_FRAMES // 2:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is None or getattr(coroutine, "cr_running", False):
+            break
+        frames.append(frame)
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+    return [_line(frame) for frame in reversed(frames) if not frame.f_code.co_filename.startswith(_HERE)]
+
+
+def _running_loop() -> Any:
+    """The main thread's event loop, if it is at work. asyncio is never imported for this."""
+    events = sys.modules.get("asyncio.events")
+    running = getattr(events, "_get_running_loop", None)
+    return None if running is None else running()
