@@ -124,6 +124,44 @@ class Port:
         frame = self.receive()
         assert (frame.kind, frame.id) == (_wire.PONG, token)
 
+    def cancel(self, id: int) -> None:
+        """Asks once."""
+        self.page[1] = id
+        signal.pidfd_send_signal(self.pidfd, signal.SIGURG)
+
+    def answer(self) -> Frame:
+        """The next frame that isn't a line of the log."""
+        while (frame := self.receive()).kind == _wire.LOG:
+            pass
+        return frame
+
+    def answer_to_cancel(self, id: int) -> Frame:
+        """Asks as Rust does, every 20 ms, until there is an answer."""
+        end = time.monotonic() + PATIENCE
+        due = 0.0
+        while True:
+            now = time.monotonic()
+            assert now < end, "a cancel isn't answered"
+            if now >= due:
+                due = now + 0.02
+                self.cancel(id)
+            frame = self.decoder.next()
+            if frame is None:
+                if not select.select([self.socket], [], [], due - now)[0]:
+                    continue
+                frame = self.receive()
+            if frame.kind != _wire.LOG:
+                assert frame.id == id, (frame.kind, frame.id, frame.name, frame.json)
+                return frame
+
+    def stack(self, end: bytes = b"\x17") -> str:
+        """What comes through the dump pipe up to the end."""
+        text = b""
+        while not text.endswith(end):
+            assert select.select([self.dump], [], [], PATIENCE)[0], f"only {text!r}"
+            text += os.read(self.dump, 1)
+        return text.decode()
+
     def leave(self) -> None:
         self.send(_wire.EXIT, 0)
         wait_gone(self.pidfd)
