@@ -138,13 +138,16 @@ class Port:
     def answer_to_cancel(self, id: int) -> Frame:
         """Asks as Rust does, every 20 ms, until there is an answer."""
         end = time.monotonic() + PATIENCE
-        self.cancel(id)
+        due = 0.0
         while True:
+            now = time.monotonic()
+            assert now < end, "a cancel isn't answered"
+            if now >= due:
+                due = now + 0.02
+                self.cancel(id)
             frame = self.decoder.next()
             if frame is None:
-                if not select.select([self.socket], [], [], 0.02)[0]:
-                    assert time.monotonic() < end, "a cancel isn't answered"
-                    self.cancel(id)
+                if not select.select([self.socket], [], [], due - now)[0]:
                     continue
                 frame = self.receive()
             if frame.kind != _wire.LOG:

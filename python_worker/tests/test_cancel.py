@@ -6,13 +6,20 @@ import os
 import random
 import select
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from harness import Launcher, Port, until, value, wait_gone
 
-from snakepen import _wire
+from snakepen import Cancelled, _handlers, _wire
+from snakepen._cancel import Cancellation
+from snakepen._request import Place
+from snakepen._serve import Leave, Server
+from snakepen._status import StatusPage
 
 Worker = Callable[[str], Port]
 Handlers = Callable[[str], dict[str, str]]
@@ -153,7 +160,9 @@ class Manager:
 def lets_it_out():
     with Manager():
         try: for_ever()
-        finally: print("finally", flush=True)
+        finally:
+            for _ in range(10): time.sleep(0.01)  # asked again and again
+            print("finally", flush=True)
 @handler
 def swallows():
     try: for_ever()
@@ -564,3 +573,109 @@ def test_the_next_request_is_never_hit(worker: Worker, seed: int) -> None:
     assert seen
     port.leave()
     assert port.text(port.stderr) == ""
+
+
+# Every moment
+
+
+class Socketless:
+    """What a server needs of its connection."""
+
+    def __init__(self) -> None:
+        self.running: Any = None
+        self.abandoned = False
+        self.max_frame = 1 << 20
+
+
+class Steps:
+    """Runs a coroutine that waits for nothing."""
+
+    def run(self, awaitable: Any) -> Any:
+        try:
+            awaitable.send(None)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("it waits")
+
+
+def raises() -> None:
+    raise ValueError
+
+
+def swallows() -> str:
+    try:
+        return "".join(["as", "it is"])
+    except Cancelled:
+        return "swallowed"
+
+
+async def awaits() -> int:
+    return 7
+
+
+def exits() -> None:
+    sys.exit(3)
+
+
+@pytest.mark.parametrize("function", [abs, raises, swallows, awaits, exits])
+def test_no_instruction_of_the_loop_lets_it_through(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
+    """The signal is handled before every single one of the instructions that run a handler and the loop around it."""
+    page = StatusPage.__new__(StatusPage)
+    page._words = memoryview(bytearray(4096)).cast("Q")
+    page._words[1] = 1
+    dump = os.open(os.devnull, os.O_WRONLY)
+    connection: Any = Socketless()
+    monkeypatch.setitem(_handlers.table, "it", function)
+    call = _wire.Frame(_wire.CALL, 0, 1, 0, "it", "")
+    arguments = -5 if function is abs else None
+    cancellation = Cancellation(connection, page, dump, False)
+    server = Server(connection, page, Place("demo", "demo/worker/0", 0, 1), cancellation)
+    loop: Any = Steps()
+    server.event_loop = loop
+    traced = (Server._run.__code__, getattr(function, "__code__", None))
+    left = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if frame.f_code not in traced:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                cancellation._asked(signal.SIGURG, frame)
+        return trace
+
+    outcomes: set[tuple[object, bool]] = set()
+    before = sys.gettrace()
+    moment = 0
+    # The first round is for CPython 3.12, which traces no instructions in it.
+    while moment <= 1 or left <= 0:
+        left = moment
+        moment += 1
+        sys.settrace(trace)
+        try:
+            outcome: object = server._run(function, arguments, call)[:3]
+        except Leave as leave:
+            outcome = leave.code
+        finally:
+            sys.settrace(before)
+        case = cancellation.case
+        raised = case is not None and case.raised is not None
+        assert cancellation.settle() == raised
+        assert connection.running is None and cancellation.request is None
+        outcomes.add((outcome, raised))
+    os.close(dump)
+    end = (_wire.ERROR, b"cancelled", b"{}")
+    if function is awaits:
+        assert outcomes == {((_wire.RESULT, b"", b"7"), False)}
+    elif function is abs:
+        assert outcomes == {((_wire.RESULT, b"", b"5"), False), (end, True)}
+    elif function is swallows:
+        usual = (_wire.RESULT, b"", b'"asit is"')
+        assert outcomes == {(usual, False), ((_wire.RESULT, b"", b'"swallowed"'), True), (end, True)}
+    elif function is exits:
+        assert outcomes == {(3, False), (end, True)}
+    else:
+        names = {(outcome[1] if isinstance(outcome, tuple) else outcome, raised) for outcome, raised in outcomes}
+        assert names == {(b"exception", False), (b"cancelled", True)}
