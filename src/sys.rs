@@ -227,6 +227,11 @@ impl Process {
         self.pidfd.try_clone()
     }
 
+    /// Whether a signal that was sent has not reached the process yet.
+    pub(crate) fn awaits(&self, signal: Signal) -> bool {
+        proc::is_pending(self.pid, signal.number()).unwrap_or(false)
+    }
+
     /// Signals the process alone. A process that is gone is not an error.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         gone_is_fine(self.send(signal.number(), 0))

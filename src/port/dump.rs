@@ -76,11 +76,14 @@ impl Dump {
     }
 }
 
-/// Without the frames of Snakepen's own loop.
+/// The last stack, without the frames of Snakepen's own loop.
 fn tidy(text: &[u8]) -> String {
+    const HEADER: &str = "Stack (most recent call first)";
     let text = String::from_utf8_lossy(text);
+    let start = text.rfind(HEADER).unwrap_or(0);
+    let text = &text[start..];
     let own = text.find(LOOP).and_then(|at| text[..at].rfind('\n'));
-    own.map_or(&*text, |end| &text[..=end]).to_owned()
+    own.map_or(text, |end| &text[..=end]).to_owned()
 }
 
 #[cfg(test)]
@@ -96,5 +99,7 @@ mod tests {
             "Current thread 0x1 (most recent call first):\n  File \"/h.py\", line 3 in work\n"
         );
         assert_eq!(tidy(b"no frames\n"), "no frames\n");
+        let two = "Stack (most recent call first):\n  File \"a\"\nStack (most recent call first):\n  File \"b\"\n";
+        assert_eq!(tidy(two.as_bytes()), "Stack (most recent call first):\n  File \"b\"\n");
     }
 }

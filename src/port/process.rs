@@ -66,6 +66,11 @@ impl Child {
         }
     }
 
+    /// Whether a signal that was sent has not reached the process yet.
+    pub(crate) fn awaits(&self, signal: Signal) -> bool {
+        self.process.awaits(signal)
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         if let Err(error) = self.process.signal(signal) {
             tracing::warn!(pid = self.pid(), %error, "cannot signal a worker");

@@ -26,6 +26,15 @@ pub(crate) fn open_files(pid: i32) -> io::Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
+/// Whether a signal that was sent to the process has not reached it yet: it blocks it, or has not run since.
+pub(crate) fn is_pending(pid: i32, signal: libc::c_int) -> io::Result<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let mask = mask.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(mask & (1 << (signal - 1)) != 0)
+}
+
 /// The fields of proc(5) after the name, which may hold anything but ends at the last parenthesis.
 fn parse(stat: &[u8]) -> Option<Usage> {
     let end = stat.iter().rposition(|&byte| byte == b')')?;
@@ -65,5 +74,6 @@ mod tests {
         let usage = usage(pid).unwrap();
         assert!(!usage.stopped && usage.resident > 1 << 20);
         assert!(open_files(pid).unwrap() >= 3);
+        assert!(!is_pending(pid, libc::SIGURG).unwrap());
     }
 }

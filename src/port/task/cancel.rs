@@ -16,9 +16,12 @@ use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind};
 /// A caller waits at most so long for the Python stack.
 const STACK: Duration = Duration::from_millis(5);
 
-/// A worker that has not written its stack by then is probably in C code, and faulthandler writes it. Not at once: while
-/// the interpreter runs, reading its frames from a signal handler can crash it (python/cpython#116008).
+/// A worker that has seen the signal and not written its stack by then is in C code, and faulthandler writes it. Not at
+/// once: while the interpreter runs, reading its frames from a signal handler can crash it (python/cpython#116008).
 const DUMP: Duration = Duration::from_millis(4);
+
+/// One that has not run since is looked at again after this time.
+const LATER: Duration = Duration::from_millis(5);
 
 /// So often the handler is asked again: it defers the exception within an import, a finalizer or a shield.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -111,7 +114,12 @@ impl PortTask {
     pub(super) fn climb(&self, live: &mut Live, now: Instant) -> Option<Leave> {
         let cancelling = live.cancelling.as_mut()?;
         if cancelling.dump_at.take_if(|at| *at <= now).is_some() {
-            live.child.signal(Signal::Winch);
+            if live.child.awaits(Signal::Urg) {
+                // It has not run since.
+                cancelling.dump_at = Some(now + LATER);
+            } else {
+                live.child.signal(Signal::Winch);
+            }
         }
         if cancelling.answer_at <= now && cancelling.caller.is_some() {
             cancelling.answer(live.port.take_dump());
