@@ -167,6 +167,11 @@ examples() {
     done
 }
 
+# Everything at once, for 30 s; how fast does not matter.
+chaos() {
+    SNAKEPEN_PYTHON=$python timeout 240 "$target/release/examples/chaos" --seconds 30 --seed 1
+}
+
 # Every process whose environment says that it belongs to this run. The script itself and its subshells don't say so:
 # /proc shows the environment with which a program was started.
 processes_of_run() {
@@ -218,6 +223,7 @@ for other in "${others[@]}"; do
     step "Python $other_version tests" other_python "$other_version" "$other_path"
 done
 step 'Examples' examples
+step 'Chaos' chaos
 step 'Processes' nothing_left
 
 printf '\n=== Summary\n'

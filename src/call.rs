@@ -28,7 +28,7 @@ use crate::wire::{FrameBuilder, Kind, json};
 /// [`WorkerHandle::call`](crate::WorkerHandle::call).
 ///
 /// Its future is `Send` and may be dropped at any point: a call that is queued then never runs, and one that runs
-/// is given up, its worker replaced.
+/// is cancelled.
 #[must_use = "a call is made when it is awaited"]
 #[derive(Debug)]
 pub struct Call<R> {

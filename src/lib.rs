@@ -54,8 +54,9 @@
 //!
 //! Every call ends: with a result, a Python exception, or an [`Error`] that says where it was and whether its handler
 //! may have run. A call whose time runs out, or whose future is dropped, never runs if it was still queued; if it was
-//! running, its worker is killed and replaced, which takes some milliseconds because workers are forked from the
-//! launcher, together with everything that was [preloaded](Builder::preload).
+//! running, its handler is [cancelled](Builder::cancel_grace), and killed if it goes on. A worker that has to be replaced
+//! is back within milliseconds, because workers are forked from the launcher, together with everything that was
+//! [preloaded](Builder::preload).
 //!
 //! No process outlives its pool: workers lead process groups that are killed before their leader is reaped, the
 //! launcher ends with the host, and a worker with its launcher, even if each is killed with `-9`.
@@ -63,7 +64,8 @@
 //! # In Python
 //!
 //! A handler is a function decorated with `@snakepen.handler`, `async def` or not, or one that the Rust side
-//! [exposes](Builder::expose). `snakepen.current()` tells the running request's id, deadline, worker and pool.
+//! [exposes](Builder::expose). `snakepen.current()` tells the running request's id, deadline, worker and pool, and whether
+//! it is cancelled; `with snakepen.shield():` puts a cancellation off.
 //! What a handler prints and logs arrives in [`tracing`] under the target `snakepen::python`, with pool, worker and
 //! request. The package is embedded in the crate; nothing has to be installed.
 //!
