@@ -3,12 +3,10 @@
 
 mod common;
 
-use std::future::poll_fn;
 use std::path::{Path, PathBuf};
-use std::task::Poll;
 use std::time::Duration;
 
-use common::{LIMIT, Mark, eventually, finish, handler_file, told, unique, within};
+use common::{LIMIT, Mark, eventually, finish, handler_file, polled, told, unique, within};
 use snakepen::{Builder, Error, Pool};
 use tokio::task::JoinHandle;
 
@@ -74,21 +72,6 @@ async fn start_dropped_after_so_many_polls() {
         }
         subject.leaves_nothing(&format!("{polls} polls")).await;
     }
-}
-
-/// What a future gives within so many polls; then it is dropped.
-async fn polled<F: Future>(polls: usize, future: F) -> Option<F::Output> {
-    let mut future = Box::pin(future);
-    let mut polled = 0;
-    poll_fn(|cx| {
-        polled += 1;
-        match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if polled >= polls => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
 }
 
 /// At moments all over what happens meanwhile in actors, launcher and workers.

@@ -5,8 +5,10 @@ pub mod host;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use snakepen::{Builder, Pool};
@@ -221,4 +223,19 @@ impl Mark {
 pub async fn told(path: &Path) -> String {
     eventually(&format!("{} is written", path.display()), || path.exists()).await;
     fs::read_to_string(path).expect("a readable file")
+}
+
+/// What a future gives within so many polls; then it is dropped.
+pub async fn polled<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+    let mut future = Box::pin(future);
+    let mut polled = 0;
+    poll_fn(|cx| {
+        polled += 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if polled >= polls => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
