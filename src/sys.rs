@@ -362,3 +362,45 @@ pub(crate) fn monotonic_ns(at: Instant) -> u64 {
 pub(crate) fn effective_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// A process that was killed has ended by then.
+    const SOON: Duration = Duration::from_millis(100);
+
+    /// Scenario: the process ends, is reaped, and its number is given to a stranger that leads a group of its own.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "no runtime is held up")]
+    fn a_recycled_pid_is_never_signalled() {
+        let sleeper = || Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+        let mut ended = sleeper();
+        let pid = ended.id();
+        let process = Process::of_child(pid).unwrap();
+        process.signal(Signal::Kill).unwrap();
+        ended.wait().unwrap();
+
+        // The kernel gives out the next number after this one, unless somebody else is faster, or it may not be set.
+        for _ in 0..200 {
+            if std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).is_err() {
+                return;
+            }
+            let mut stranger = sleeper();
+            if stranger.id() == pid {
+                process.signal(Signal::Kill).unwrap();
+                process.kill_group().unwrap();
+                let pidfd = Process::of_child(pid).unwrap().duplicate().unwrap();
+                assert!(!wait_readable(&pidfd, SOON), "a stranger was killed");
+            }
+            stranger.kill().unwrap();
+            stranger.wait().unwrap();
+            if stranger.id() == pid {
+                return;
+            }
+        }
+    }
+}

@@ -29,7 +29,7 @@ def hoard() -> None:
 
 @snakepen.handler
 def open_many(count: int) -> int:
-    _kept.extend(open(os.devnull) for _ in range(count))
+    _kept.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(count))
     return os.getpid()
 
 
