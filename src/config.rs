@@ -143,7 +143,7 @@ impl Builder {
         self
     }
 
-    /// The number of worker processes, from 1 to 4096. Default: the number of cores that the host may use.
+    /// The number of worker processes that the pool starts with, from 1 to 4096; [`Pool::resize`] changes it. Default: the number of cores that the host may use.
     ///
     /// It is the number of calls that run at once; more wait in the [queue](Builder::queue_limit).
     pub fn workers(mut self, workers: usize) -> Self {
@@ -378,9 +378,7 @@ impl Builder {
             Some(workers) => workers,
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        if !(1..=MAX_WORKERS).contains(&workers) {
-            return reject("workers", "a pool has 1 to 4096 workers");
-        }
+        check_workers("workers", workers)?;
         if self.limits.max_frame < 1024 || u32::try_from(self.limits.max_frame).is_err() {
             return reject("max_frame", "a frame's limit is from 1 KiB to 4 GiB - 1");
         }
@@ -468,6 +466,15 @@ impl Builder {
     }
 }
 
+/// Whether a pool can have so many workers.
+pub(crate) fn check_workers(option: &'static str, workers: usize) -> Result<(), Error> {
+    if (1..=MAX_WORKERS).contains(&workers) {
+        return Ok(());
+    }
+    let message = format!("a pool has 1 to {MAX_WORKERS} workers, not {workers}");
+    Err(Error::Config { option, message })
+}
+
 fn absolute(option: &'static str, path: PathBuf) -> Result<PathBuf, Error> {
     std::path::absolute(&path)
         .map_err(|error| Error::Config { option, message: format!("{}: {error}", path.display()) })
@@ -509,6 +516,7 @@ pub(crate) struct Config {
     pub(crate) name: String,
     handlers: Option<Handlers>,
     expose: BTreeMap<String, String>,
+    /// At the start.
     pub(crate) workers: usize,
     pub(crate) interpreter: Interpreter,
     pub(crate) env: BTreeMap<OsString, OsString>,
@@ -526,10 +534,10 @@ impl Config {
         format!("{}/worker/{slot}", self.name)
     }
 
-    /// The names of all actors of the pool's tree but its root.
-    pub(crate) fn actor_names(&self) -> impl Iterator<Item = String> {
+    /// The names of all actors of the pool's tree but its root, with so many slots.
+    pub(crate) fn actor_names(&self, slots: usize) -> impl Iterator<Item = String> {
         let parts = ["supervisor", "launcher", "workers"].map(|part| self.actor_name(part));
-        let workers = (0..self.workers).map(|slot| self.worker_name(slot));
+        let workers = (0..slots).map(|slot| self.worker_name(slot));
         std::iter::once(self.name.clone()).chain(parts).chain(workers)
     }
 

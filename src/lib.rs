@@ -98,6 +98,7 @@ mod pool;
 mod port;
 mod reload;
 mod request;
+mod resize;
 mod retry;
 mod scheduler;
 mod shared;
