@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::autoscale::Load;
 use crate::config::Config;
 use crate::error::{Ended, Error, Stage, StartError};
 use crate::port::Command;
@@ -54,6 +55,8 @@ pub(crate) struct Board {
     inner: Mutex<Inner>,
     /// Told when a call has ended and no other is left.
     last_ended: Notify,
+    /// Told when a call has to wait for a worker.
+    waits: Notify,
     /// Told when a slot's worker is ready, cannot be started, or is gone.
     news: Notify,
 }
@@ -74,6 +77,8 @@ struct Inner {
     active: usize,
     /// How many the pool has, for all to see: as many, but for those that have yet to become ready.
     size: usize,
+    /// The most calls that were queued and busy at once, since the last look.
+    peak: usize,
 }
 
 #[derive(Debug, Default)]
@@ -113,9 +118,14 @@ impl Board {
             slots: Vec::new(),
             active: 0,
             size: 0,
+            peak: 0,
         };
-        let board =
-            Self { inner: Mutex::new(inner), last_ended: Notify::new(), news: Notify::new() };
+        let board = Self {
+            inner: Mutex::new(inner),
+            last_ended: Notify::new(),
+            waits: Notify::new(),
+            news: Notify::new(),
+        };
         board.plan(slots);
         board.resized();
         board
@@ -137,6 +147,7 @@ impl Board {
         }
         inner.submitted += 1;
         inner.queued += 1;
+        inner.peak = inner.peak.max(inner.queued + inner.busy);
         true
     }
 
@@ -256,6 +267,30 @@ impl Board {
         inner.restarts += u64::from(replaces);
         self.news.notify_waiters();
         inner.in_use().iter().all(|slot| slot.link.is_some())
+    }
+
+    pub(crate) fn tell_call_waits(&self) {
+        self.waits.notify_one();
+    }
+
+    /// Resolves when a call has to wait for a worker, or had to since the last time; for one to ask.
+    pub(crate) async fn call_waits(&self) {
+        self.waits.notified().await;
+    }
+
+    /// What the pool has to do, and had to since the last look.
+    pub(crate) fn load(&self, waited: Option<Duration>) -> Load {
+        let mut inner = self.lock();
+        let now = inner.queued + inner.busy;
+        let last = inner.size.checked_sub(1).and_then(|last| inner.slots.get(last));
+        Load {
+            size: inner.size,
+            busy: inner.busy,
+            queued: inner.queued,
+            last_busy: last.is_some_and(|slot| slot.running.is_some()),
+            peak: std::mem::replace(&mut inner.peak, now),
+            waited,
+        }
     }
 
     pub(crate) fn is_busy(&self, slot: usize) -> bool {

@@ -6,7 +6,7 @@
 //! way). Nothing waits while it holds the lock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::SendError;
 
@@ -81,6 +81,7 @@ impl Dispatcher {
         let assigned = open.scheduler.submit(id, deadline, wish, request);
         let submitted = open.submitted();
         let Some(assigned) = assigned else {
+            board.tell_call_waits();
             return submitted;
         };
         let (link, run) = open.assign(assigned, now);
@@ -178,6 +179,11 @@ impl Dispatcher {
     }
 
     // === From the pool's actor ===
+
+    /// How long the oldest call has waited that any worker may run.
+    pub(crate) fn longest_wait(&self) -> Option<Duration> {
+        self.open(|open| open.scheduler.oldest().map(|request| request.ticket.age()))?
+    }
 
     /// Takes over what the board knows of the workers. Called once this dispatcher can be found, so that news is either
     /// on the board by now, or comes here.

@@ -84,6 +84,7 @@
 )]
 
 mod actors;
+mod autoscale;
 mod backoff;
 mod board;
 mod breaker;

@@ -198,11 +198,12 @@ impl Pool {
     /// # Errors
     ///
     /// [`Error::Start`] if a new worker does not start, and [`Error::NameTaken`] if another actor has the name of one: the
-    /// pool then has its former size again. [`Error::Config`] for a size that a pool cannot have, [`Error::Closed`] if the
+    /// pool then has its former size again. [`Error::Config`] for a size that a pool cannot have, or that is out of the range
+    /// of [`Builder::autoscale`], [`Error::Closed`] if the
     /// pool is shut down.
     pub async fn resize(&self, workers: usize) -> Result<(), Error> {
-        let Anchor { shared, root } = &*self.anchor;
-        let resize = tokio::spawn(resize::resize(Arc::clone(shared), root.clone(), workers));
+        let shared = Arc::clone(&self.anchor.shared);
+        let resize = tokio::spawn(resize::resize(shared, workers));
         match resize.await {
             Ok(done) => done,
             Err(_) => Err(Error::Closed { pool: self.name().to_owned() }),

@@ -227,6 +227,11 @@ impl Ticket {
         }
     }
 
+    /// How long ago the call was made.
+    pub(crate) fn age(&self) -> Duration {
+        self.submitted.elapsed()
+    }
+
     /// The slot and incarnation that it is with.
     pub(crate) fn held(&self) -> Option<Held> {
         match self.place {

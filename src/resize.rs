@@ -3,31 +3,41 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use ractor::{ActorRef, registry};
+use ractor::{ActorCell, ActorRef, registry};
 
-use crate::actors::root::RootMsg;
 use crate::actors::worker_supervisor::WorkerSupervisorMsg;
 use crate::config;
 use crate::error::Error;
 use crate::shared::{PoolCell, Shared};
 
 /// Runs to its end in a task of its own, whatever becomes of its caller.
-pub(crate) async fn resize(
-    shared: Arc<Shared>,
-    root: ActorRef<RootMsg>,
-    workers: usize,
-) -> Result<(), Error> {
+pub(crate) async fn resize(shared: Arc<Shared>, workers: usize) -> Result<(), Error> {
     config::check_workers("resize", workers)?;
+    if let Some(autoscale) = &shared.config.autoscale
+        && !autoscale.range.contains(&workers)
+    {
+        let range = &autoscale.range;
+        let message =
+            format!("`autoscale` keeps from {} to {} workers", range.start(), range.end());
+        return Err(Error::Config { option: "resize", message });
+    }
     let _one_at_a_time = shared.reloading.lock().await;
-    set(&shared, &root, workers).await
+    set(&shared, workers).await
+}
+
+/// Likewise, unless the size is no longer the one that was `seen`.
+pub(crate) async fn scale(shared: Arc<Shared>, seen: usize, workers: usize) -> Result<(), Error> {
+    let _one_at_a_time = shared.reloading.lock().await;
+    if shared.board.size() == seen { set(&shared, workers).await } else { Ok(()) }
 }
 
 /// Changes the size; the caller holds the lock.
-async fn set(shared: &Shared, root: &ActorRef<RootMsg>, workers: usize) -> Result<(), Error> {
+async fn set(shared: &Shared, workers: usize) -> Result<(), Error> {
     let closed = || Error::Closed { pool: shared.config.name.clone() };
-    if shared.is_closed() {
+    let root: Option<ActorCell> = registry::where_is(shared.config.actor_name("root"));
+    let Some(root) = root.filter(|_| !shared.is_closed()) else {
         return Err(closed());
-    }
+    };
     let former = shared.board.size();
     if workers <= former {
         shrink(shared, workers..former).await;

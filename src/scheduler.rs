@@ -201,6 +201,16 @@ impl<R> Scheduler<R> {
         self.deadlines.first().map(|&(deadline, _)| deadline)
     }
 
+    /// The request that has waited longest of those that any worker may run.
+    pub(crate) fn oldest(&mut self) -> Option<&R> {
+        let Self { queues, queued, .. } = self;
+        let orders = queues
+            .iter_mut()
+            .filter_map(|queue| Some((Self::head(queue, queued)?, *queue.front()?)));
+        let (_, id) = orders.min()?;
+        self.queued.get(&id).map(|queued| &queued.request)
+    }
+
     /// Takes out everything that is queued, in order of arrival.
     pub(crate) fn drain(&mut self) -> Vec<R> {
         self.drain_where(|_| true)
