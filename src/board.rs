@@ -1,6 +1,6 @@
 //! What is known of a pool's calls and slots, in one place and under one lock, so that the sums always agree.
 //!
-//! It outlives every actor. A restarted pool actor rebuilds its idle and busy sets from it.
+//! It outlives every actor. Slots only become more; the first so many are in use. A restarted pool actor rebuilds its idle and busy sets from it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::autoscale::Load;
 use crate::config::Config;
 use crate::error::{Ended, Error, Stage, StartError};
 use crate::port::Command;
@@ -54,6 +55,10 @@ pub(crate) struct Board {
     inner: Mutex<Inner>,
     /// Told when a call has ended and no other is left.
     last_ended: Notify,
+    /// Told when a call has to wait for a worker.
+    waits: Notify,
+    /// Told when a slot's worker is ready, cannot be started, or is gone.
+    news: Notify,
 }
 
 #[derive(Debug)]
@@ -68,9 +73,15 @@ struct Inner {
     queue_time: Histogram<u64>,
     service_time: Histogram<u64>,
     slots: Vec<Slot>,
+    /// How many slots are to have a worker.
+    active: usize,
+    /// How many the pool has, for all to see: as many, but for those that have yet to become ready.
+    size: usize,
+    /// The most calls that were queued and busy at once, since the last look.
+    peak: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Slot {
     state: WorkerState,
     /// The incarnation that serves, or will be the first to.
@@ -84,22 +95,16 @@ struct Slot {
     broken: Option<Arc<StartError>>,
     link: Option<Link>,
     running: Option<(u64, Instant)>,
+    /// Its next worker is the first one, again perhaps.
+    new: bool,
+    /// It has had a worker that was ready, since it was taken into use.
+    proven: bool,
+    /// Ports whose process is not known to be gone.
+    ports: usize,
 }
 
 impl Board {
     pub(crate) fn new(slots: usize) -> Self {
-        let slot = || Slot {
-            state: WorkerState::Down,
-            epoch: 0,
-            last_epoch: 0,
-            pid: None,
-            served: 0,
-            ready: None,
-            last_error: None,
-            broken: None,
-            link: None,
-            running: None,
-        };
         let inner = Inner {
             queued: 0,
             busy: 0,
@@ -110,9 +115,20 @@ impl Board {
             restarts: 0,
             queue_time: histogram(),
             service_time: histogram(),
-            slots: (0..slots).map(|_| slot()).collect(),
+            slots: Vec::new(),
+            active: 0,
+            size: 0,
+            peak: 0,
         };
-        Self { inner: Mutex::new(inner), last_ended: Notify::new() }
+        let board = Self {
+            inner: Mutex::new(inner),
+            last_ended: Notify::new(),
+            waits: Notify::new(),
+            news: Notify::new(),
+        };
+        board.plan(slots);
+        board.resized();
+        board
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -125,12 +141,13 @@ impl Board {
     /// Admits a call, unless `limit` calls wait already beside one for each slot.
     pub(crate) fn admit(&self, limit: usize) -> bool {
         let mut inner = self.lock();
-        if inner.queued + inner.busy >= limit.saturating_add(inner.slots.len()) {
+        if inner.queued + inner.busy >= limit.saturating_add(inner.size) {
             inner.rejected += 1;
             return false;
         }
         inner.submitted += 1;
         inner.queued += 1;
+        inner.peak = inner.peak.max(inner.queued + inner.busy);
         true
     }
 
@@ -197,7 +214,7 @@ impl Board {
     /// A new incarnation is being started; returns its epoch.
     pub(crate) fn starting(&self, slot: usize) -> u64 {
         let mut inner = self.lock();
-        let restart = inner.slots[slot].last_epoch > 0;
+        let restart = !std::mem::take(&mut inner.slots[slot].new);
         inner.restarts += u64::from(restart);
         let slot = &mut inner.slots[slot];
         slot.last_epoch += 1;
@@ -242,12 +259,38 @@ impl Board {
         held.ready = Some(Instant::now());
         held.link = Some(link);
         held.broken = None;
+        held.proven = true;
         if replaces {
             held.served = 0;
             held.running = None;
         }
         inner.restarts += u64::from(replaces);
-        inner.slots.iter().all(|slot| slot.link.is_some())
+        self.news.notify_waiters();
+        inner.in_use().iter().all(|slot| slot.link.is_some())
+    }
+
+    pub(crate) fn tell_call_waits(&self) {
+        self.waits.notify_one();
+    }
+
+    /// Resolves when a call has to wait for a worker, or had to since the last time; for one to ask.
+    pub(crate) async fn call_waits(&self) {
+        self.waits.notified().await;
+    }
+
+    /// What the pool has to do, and had to since the last look.
+    pub(crate) fn load(&self, waited: Option<Duration>) -> Load {
+        let mut inner = self.lock();
+        let now = inner.queued + inner.busy;
+        let last = inner.size.checked_sub(1).and_then(|last| inner.slots.get(last));
+        Load {
+            size: inner.size,
+            busy: inner.busy,
+            queued: inner.queued,
+            last_busy: last.is_some_and(|slot| slot.running.is_some()),
+            peak: std::mem::replace(&mut inner.peak, now),
+            waited,
+        }
     }
 
     pub(crate) fn is_busy(&self, slot: usize) -> bool {
@@ -287,14 +330,99 @@ impl Board {
         let slot = &mut self.lock().slots[slot];
         slot.last_error = Some(error.to_string());
         slot.broken = Some(Arc::clone(error));
+        self.news.notify_waiters();
     }
 
     /// No worker can be started.
     pub(crate) fn all_broken(&self, error: &Arc<StartError>) {
-        for slot in &mut self.lock().slots {
+        let mut inner = self.lock();
+        let active = inner.active;
+        for slot in &mut inner.slots[..active] {
             slot.last_error = Some(error.to_string());
             slot.broken = Some(Arc::clone(error));
         }
+        self.news.notify_waiters();
+    }
+
+    // === Sizes; only a resize changes them, one after another ===
+
+    /// The first so many slots are to have a worker. Those that are not in use any more are no longer the pool's, from
+    /// this moment on; those that are new, once it is [said](Board::resized).
+    pub(crate) fn plan(&self, active: usize) {
+        let mut inner = self.lock();
+        let (known, former) = (inner.slots.len(), inner.active);
+        inner.slots.resize_with(known.max(active), Slot::default);
+        if let Some(opened) = inner.slots.get_mut(former..active) {
+            for slot in opened {
+                slot.new = true;
+                slot.proven = false;
+                slot.broken = None;
+                slot.last_error = None;
+            }
+        }
+        inner.active = active;
+        inner.size = inner.size.min(active);
+    }
+
+    /// All slots that are in use are the pool's.
+    pub(crate) fn resized(&self) {
+        let mut inner = self.lock();
+        inner.size = inner.active;
+    }
+
+    /// How many slots the pool has.
+    pub(crate) fn size(&self) -> usize {
+        self.lock().size
+    }
+
+    /// How many slots are to have a worker.
+    pub(crate) fn active(&self) -> usize {
+        self.lock().active
+    }
+
+    /// How many slots there have ever been.
+    pub(crate) fn known(&self) -> usize {
+        self.lock().slots.len()
+    }
+
+    /// Waits until each slot that is in use has had a worker that was ready, or one of those cannot be started.
+    pub(crate) async fn proven(&self) -> Result<(), Arc<StartError>> {
+        self.wait(|inner| {
+            let mut unproven = inner.in_use().iter().filter(|slot| !slot.proven).peekable();
+            if unproven.peek().is_none() {
+                return Some(Ok(()));
+            }
+            unproven.find_map(|slot| slot.broken.clone()).map(Err)
+        })
+        .await
+    }
+
+    /// Waits until no process of a slot is left.
+    pub(crate) async fn vacated(&self, slot: usize) {
+        self.wait(|inner| (inner.slots[slot].ports == 0).then_some(())).await;
+    }
+
+    async fn wait<T>(&self, look: impl Fn(&Inner) -> Option<T>) -> T {
+        loop {
+            // Before the look, so that news between the two is not missed.
+            let news = self.news.notified();
+            let found = look(&self.lock());
+            if let Some(found) = found {
+                return found;
+            }
+            news.await;
+        }
+    }
+
+    /// A port of this slot is going to have a process.
+    pub(crate) fn port_opened(&self, slot: usize) {
+        self.lock().slots[slot].ports += 1;
+    }
+
+    /// Its process is gone, and reaped.
+    pub(crate) fn port_closed(&self, slot: usize) {
+        self.lock().slots[slot].ports -= 1;
+        self.news.notify_waiters();
     }
 
     // === Views ===
@@ -315,8 +443,8 @@ impl Board {
         if let Some(slot) = slot {
             return inner.slots[slot].broken.clone();
         }
-        if inner.slots.iter().all(|slot| slot.broken.is_some()) {
-            inner.slots.iter().find_map(|slot| slot.broken.clone())
+        if inner.in_use().iter().all(|slot| slot.broken.is_some()) {
+            inner.in_use().iter().find_map(|slot| slot.broken.clone())
         } else {
             None
         }
@@ -361,8 +489,8 @@ impl Board {
         let inner = self.lock();
         let ready = |slot: &&Slot| matches!(slot.state, WorkerState::Idle | WorkerState::Busy);
         let stats = Stats {
-            size: inner.slots.len(),
-            ready: inner.slots.iter().filter(ready).count(),
+            size: inner.size,
+            ready: inner.slots[..inner.size].iter().filter(ready).count(),
             busy: inner.busy,
             queued: inner.queued,
             submitted: inner.submitted,
@@ -395,7 +523,7 @@ impl Board {
             age: slot.ready.map_or(Duration::ZERO, |ready| ready.elapsed()),
             last_error: slot.last_error.clone(),
         };
-        inner.slots.iter().enumerate().map(info).collect()
+        inner.slots[..inner.size].iter().enumerate().map(info).collect()
     }
 
     fn with(&self, slot: usize, epoch: u64, change: impl FnOnce(&mut Slot)) {
@@ -407,6 +535,11 @@ impl Board {
 }
 
 impl Inner {
+    /// The slots that are to have a worker.
+    fn in_use(&self) -> &[Slot] {
+        &self.slots[..self.active]
+    }
+
     fn is_drained(&self) -> bool {
         self.queued + self.busy == 0
     }
@@ -454,6 +587,7 @@ impl Inner {
             Error::WorkerDied(_) => &mut failed.worker_died,
             Error::CircuitOpen { .. } => &mut failed.circuit_open,
             Error::WorkerBusy { .. } => &mut failed.worker_busy,
+            Error::NoSuchWorker { .. } => &mut failed.no_such_worker,
             Error::Start(_) => &mut failed.start,
             Error::Closed { .. } => &mut failed.closed,
             Error::Restarted { .. } => &mut failed.restarted,

@@ -107,11 +107,11 @@ impl<R> Call<R> {
     /// Runs the call on the worker that `key` belongs to if that one is idle, else on any other: for handlers that
     /// keep something of their own, such as a cache. Calls that wait are run in order by whichever worker is free first.
     ///
-    /// A key always belongs to the same slot of a pool; nothing is kept of it. Of this method and the next two the last
+    /// A key belongs to the same slot for as long as the pool has the same number of them; when it is
+    /// [resized](crate::Pool::resize), no more keys move than have to. Nothing is kept of a key. Of this method and the next two the last
     /// one that is called counts, also over [`WorkerHandle::call`](crate::WorkerHandle::call).
-    pub fn affinity(mut self, key: impl AsRef<str>) -> Self {
-        self.wish.place = Place::Preferred(self.slot_of(key.as_ref()));
-        self
+    pub fn affinity(self, key: impl AsRef<str>) -> Self {
+        self.at(Place::Preferred(0), key.as_ref())
     }
 
     /// Runs the call on the worker that `key` belongs to (see [`Call::affinity`]), and waits for that one: calls of one
@@ -120,25 +120,25 @@ impl<R> Call<R> {
     ///
     /// Like a [`WorkerHandle`](crate::WorkerHandle), the key means the slot: it survives the worker's restart, what the
     /// worker keeps in memory doesn't. While the slot's worker can't be started, the call fails with [`Error::Start`].
-    pub fn pinned(mut self, key: impl AsRef<str>) -> Self {
-        self.wish.place = Place::Only(self.slot_of(key.as_ref()));
-        self
+    /// When the pool is [resized](crate::Pool::resize) a key may move: a call that waits for a slot that is retired goes to
+    /// the one that its key belongs to then. Calls from before and after such a move are not ordered.
+    pub fn pinned(self, key: impl AsRef<str>) -> Self {
+        self.at(Place::Only(0), key.as_ref())
     }
 
     /// Like [`Call::pinned`], and does not wait: if the worker is not free at this moment, the call fails at once with
     /// [`Error::WorkerBusy`].
-    pub fn pinned_now(mut self, key: impl AsRef<str>) -> Self {
-        self.wish.place = Place::Now(self.slot_of(key.as_ref()));
-        self
+    pub fn pinned_now(self, key: impl AsRef<str>) -> Self {
+        self.at(Place::Now(0), key.as_ref())
     }
 
-    /// The slot that a key belongs to. A hash needs no table that would have to be bounded; and as a pool never changes
-    /// its number of slots, nothing is gained by one that moves few keys then.
-    fn slot_of(&self, key: &str) -> usize {
+    /// At such a place; the slot is found by the key when the call is made.
+    fn at(mut self, place: Place, key: &str) -> Self {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
-        let slots = self.anchor.shared.config.workers as u64;
-        (hasher.finish() % slots) as usize
+        self.wish.place = place;
+        self.wish.key = Some(hasher.finish());
+        self
     }
 }
 
@@ -248,7 +248,7 @@ async fn attempt(
     }
 }
 
-async fn make(anchor: &Anchor, wish: Wish, frame: Bytes, made: &Made) -> Result<Bytes, Error> {
+async fn make(anchor: &Anchor, mut wish: Wish, frame: Bytes, made: &Made) -> Result<Bytes, Error> {
     let shared = &anchor.shared;
     let &Made { id, at, timeout, .. } = made;
     if shared.is_closed() {
@@ -258,6 +258,9 @@ async fn make(anchor: &Anchor, wish: Wish, frame: Bytes, made: &Made) -> Result<
     let mut guard = AbandonOnDrop { shared, id, armed: false };
     let (ticket, mut answer) = Ticket::admit(shared, id, at, timeout)?;
     guard.armed = true;
+    if wish.key.is_some() {
+        wish.settle(shared.board.size());
+    }
     let request = Request::new(frame, wish, ticket);
     if let Err(request) = shared.submit(request) {
         submit_later(anchor, request, made).await;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::autoscale::Autoscale;
 use crate::error::{Error, StartError};
 use crate::interpreter::{self, Interpreter};
 use crate::pool::Pool;
@@ -19,6 +21,9 @@ const THREAD_VARIABLES: [&str; 5] = [
     "BLIS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 ];
+
+/// 30 years.
+const EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// Workers that are replaced faster than this do nothing else.
 const MIN_AGE: Duration = Duration::from_secs(1);
@@ -36,6 +41,8 @@ pub struct Builder {
     handlers: Option<String>,
     expose: BTreeMap<String, String>,
     workers: Option<usize>,
+    autoscale: Option<RangeInclusive<usize>>,
+    autoscale_after: (Duration, Duration),
     python: Option<PathBuf>,
     env: BTreeMap<OsString, OsString>,
     working_dir: Option<PathBuf>,
@@ -78,9 +85,8 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Durations that can be added to any moment: 30 years are for ever.
+    /// Durations that can be added to any moment.
     fn clamped(self) -> Self {
-        const EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
         Self {
             call_timeout: self.call_timeout.min(EVER),
             circuit_cool_down: self.circuit_cool_down.min(EVER),
@@ -101,6 +107,8 @@ impl Builder {
             handlers: None,
             expose: BTreeMap::new(),
             workers: None,
+            autoscale: None,
+            autoscale_after: (Duration::from_millis(100), Duration::from_secs(10)),
             python: None,
             env: BTreeMap::new(),
             working_dir: None,
@@ -143,11 +151,35 @@ impl Builder {
         self
     }
 
-    /// The number of worker processes, from 1 to 4096. Default: the number of cores that the host may use.
+    /// The number of worker processes that the pool starts with, from 1 to 4096; [`Pool::resize`] changes it. Default: the number of cores that the host may use.
     ///
     /// It is the number of calls that run at once; more wait in the [queue](Builder::queue_limit).
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
+        self
+    }
+
+    /// Lets the number of workers follow the load, within this range. It begins with [`workers`](Builder::workers), by
+    /// default with the least. Default: the number is fixed, but for [`Pool::resize`].
+    ///
+    /// The pool grows when all workers are busy and a call that any of them may run has waited for 100 ms: by half its size,
+    /// so that any size is reached in few steps, but by no more workers than calls wait; at most every 100 ms. If a worker
+    /// does not start, that is logged, and tried again after 5 s. It shrinks by one worker when for 10 s there was always
+    /// one to spare, if the last slot's worker is idle then. [`autoscale_after`](Builder::autoscale_after) sets both times.
+    ///
+    /// Calls that any worker may run are never dropped for it. But who counts on one slot by a
+    /// [`WorkerHandle`](crate::WorkerHandle) should keep to those below the least number: the others come and go. A pool that
+    /// has the least number of workers and calls that do not wait is not woken for this at all; a larger one once in 10 s;
+    /// one in which calls have to wait, every 100 ms.
+    pub fn autoscale(mut self, range: RangeInclusive<usize>) -> Self {
+        self.autoscale = Some(range);
+        self
+    }
+
+    /// How long a call waits before [`autoscale`](Builder::autoscale) adds workers, and how long one is to spare before it
+    /// is taken away. Default: 100 ms and 10 s.
+    pub fn autoscale_after(mut self, wait: Duration, idle: Duration) -> Self {
+        self.autoscale_after = (wait, idle);
         self
     }
 
@@ -374,19 +406,29 @@ impl Builder {
                 "a pool's name is not empty and has no `/`, which parts it from its workers'",
             );
         }
-        let workers = match self.workers {
-            Some(workers) => workers,
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+        let workers = match (self.workers, &self.autoscale) {
+            (Some(workers), _) => workers,
+            (None, Some(range)) => *range.start(),
+            (None, None) => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        if !(1..=MAX_WORKERS).contains(&workers) {
-            return reject("workers", "a pool has 1 to 4096 workers");
+        if let Some(range) = &self.autoscale {
+            check_workers("autoscale", *range.start())?;
+            check_workers("autoscale", *range.end())?;
+            if range.is_empty() {
+                return reject("autoscale", "the least number of workers is above the most");
+            }
+            if !range.contains(&workers) {
+                return reject("workers", "must be within the range of `autoscale`");
+            }
         }
+        check_workers("workers", workers)?;
         if self.limits.max_frame < 1024 || u32::try_from(self.limits.max_frame).is_err() {
             return reject("max_frame", "a frame's limit is from 1 KiB to 4 GiB - 1");
         }
         for (option, time) in [
             ("call_timeout", self.limits.call_timeout),
             ("circuit_cool_down", self.limits.circuit_cool_down),
+            ("autoscale_after", self.autoscale_after.0.min(self.autoscale_after.1)),
             ("startup_timeout", self.limits.startup_timeout),
             ("health_interval", self.limits.health_interval),
             ("health_timeout", self.limits.health_timeout),
@@ -450,7 +492,10 @@ impl Builder {
                 env.entry(variable.into()).or_insert_with(|| "1".into());
             }
         }
+        let (wait, idle) = self.autoscale_after;
+        let (wait, idle) = (wait.min(EVER), idle.min(EVER));
         Ok(Config {
+            autoscale: self.autoscale.map(|range| Autoscale { range, wait, idle }),
             name: self.name,
             handlers,
             expose: self.expose,
@@ -466,6 +511,15 @@ impl Builder {
             limits: self.limits.clamped(),
         })
     }
+}
+
+/// Whether a pool can have so many workers.
+pub(crate) fn check_workers(option: &'static str, workers: usize) -> Result<(), Error> {
+    if (1..=MAX_WORKERS).contains(&workers) {
+        return Ok(());
+    }
+    let message = format!("a pool has 1 to {MAX_WORKERS} workers, not {workers}");
+    Err(Error::Config { option, message })
 }
 
 fn absolute(option: &'static str, path: PathBuf) -> Result<PathBuf, Error> {
@@ -509,7 +563,9 @@ pub(crate) struct Config {
     pub(crate) name: String,
     handlers: Option<Handlers>,
     expose: BTreeMap<String, String>,
+    /// At the start.
     pub(crate) workers: usize,
+    pub(crate) autoscale: Option<Autoscale>,
     pub(crate) interpreter: Interpreter,
     pub(crate) env: BTreeMap<OsString, OsString>,
     pub(crate) working_dir: Option<PathBuf>,
@@ -526,10 +582,10 @@ impl Config {
         format!("{}/worker/{slot}", self.name)
     }
 
-    /// The names of all actors of the pool's tree but its root.
-    pub(crate) fn actor_names(&self) -> impl Iterator<Item = String> {
+    /// The names of all actors of the pool's tree but its root, with so many slots.
+    pub(crate) fn actor_names(&self, slots: usize) -> impl Iterator<Item = String> {
         let parts = ["supervisor", "launcher", "workers"].map(|part| self.actor_name(part));
-        let workers = (0..self.workers).map(|slot| self.worker_name(slot));
+        let workers = (0..slots).map(|slot| self.worker_name(slot));
         std::iter::once(self.name.clone()).chain(parts).chain(workers)
     }
 

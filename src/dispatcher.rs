@@ -6,7 +6,7 @@
 //! way). Nothing waits while it holds the lock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::SendError;
 
@@ -81,6 +81,7 @@ impl Dispatcher {
         let assigned = open.scheduler.submit(id, deadline, wish, request);
         let submitted = open.submitted();
         let Some(assigned) = assigned else {
+            board.tell_call_waits();
             return submitted;
         };
         let (link, run) = open.assign(assigned, now);
@@ -160,8 +161,9 @@ impl Dispatcher {
     /// A worker takes no more calls.
     pub(crate) fn down(&self, slot: usize, epoch: u64) {
         self.open(|open| {
+            let Some(link) = open.links.get_mut(slot) else { return };
+            link.take_if(|(held, _)| *held == epoch);
             open.scheduler.down(slot, epoch);
-            open.links[slot].take_if(|(held, _)| *held == epoch);
         });
     }
 
@@ -170,13 +172,25 @@ impl Dispatcher {
         self.open(|open| open.broken(slot, error));
     }
 
+    /// Gives calls to the workers of those slots only that are in use: see [`Board::plan`]. The calls of a slot that is
+    /// not any more are answered, or go to the slot that their key belongs to now.
+    pub(crate) fn resize(&self, board: &Board) {
+        self.open(|open| open.resize(board, Instant::now()));
+    }
+
     // === From the pool's actor ===
+
+    /// How long the oldest call has waited that any worker may run.
+    pub(crate) fn longest_wait(&self) -> Option<Duration> {
+        self.open(|open| open.scheduler.oldest().map(|request| request.ticket.age()))?
+    }
 
     /// Takes over what the board knows of the workers. Called once this dispatcher can be found, so that news is either
     /// on the board by now, or comes here.
     pub(crate) fn adopt(&self, board: &Board) {
         self.open(|open| {
             let now = Instant::now();
+            open.resize(board, now);
             for (slot, view) in board.slots().into_iter().enumerate() {
                 if let Some(link) = view.link {
                     open.up(slot, view.epoch, link, view.running, now);
@@ -222,6 +236,7 @@ impl Open {
             request.close();
             return None;
         }
+        let request = self.placed(request)?;
         let request = request.unless_circuit_open(now)?;
         let bound = request.wish.place.bound();
         let broken = match bound {
@@ -234,6 +249,22 @@ impl Open {
             return None;
         }
         self.admit(request)
+    }
+
+    /// Answers a request whose slot is not in use any more, unless it has a key, which belongs to another one now; gives
+    /// any other back.
+    fn placed(&self, mut request: Box<Request>) -> Option<Box<Request>> {
+        let size = self.scheduler.size();
+        let Some(slot) = request.wish.place.bound().filter(|&slot| self.scheduler.is_closed(slot))
+        else {
+            return Some(request);
+        };
+        if request.wish.key.is_none() {
+            request.no_such_worker(slot, size);
+            return None;
+        }
+        request.wish.settle(size);
+        Some(request)
     }
 
     /// Answers a request that does not wait for its worker, where it would have to; gives any other back.
@@ -296,6 +327,7 @@ impl Open {
                 // The worker is gone; the news is on its way.
                 request.ticket.unassign(WorkerState::Stopping);
                 self.scheduler.down(slot, epoch);
+                let Some(request) = self.placed(request) else { return };
                 let Some(request) = self.admit(request) else { return };
                 let (id, deadline) = (request.ticket.id, request.ticket.deadline);
                 next = self.scheduler.resubmit(id, deadline, request.wish, request);
@@ -311,6 +343,10 @@ impl Open {
         running: Option<(u64, Instant)>,
         now: Instant,
     ) {
+        // The board knows more than this one, which is about to read it; or the worker is to leave.
+        if slot >= self.links.len() || (self.scheduler.is_closed(slot) && running.is_none()) {
+            return;
+        }
         if self.links[slot].as_ref().is_some_and(|(held, _)| *held >= epoch) {
             return;
         }
@@ -319,7 +355,30 @@ impl Open {
         self.dispatch(next, now);
     }
 
+    fn resize(&mut self, board: &Board, now: Instant) {
+        let known = board.known();
+        self.links.resize(self.links.len().max(known), None);
+        self.scheduler.know(known);
+        for request in self.scheduler.resize(board.active()) {
+            let Some(request) = self.placed(request) else { continue };
+            let (id, deadline, wish) = (request.ticket.id, request.ticket.deadline, request.wish);
+            let assigned = self.scheduler.submit(id, deadline, wish, request);
+            self.dispatch(assigned, now);
+        }
+        // Those that could be started may be gone.
+        if self.scheduler.all_broken()
+            && let Some(error) = board.why_broken(None)
+        {
+            for request in self.scheduler.drain() {
+                request.ticket.answer(Err(Error::Start(Arc::clone(&error))), WorkerState::Down);
+            }
+        }
+    }
+
     fn broken(&mut self, slot: usize, error: &Arc<StartError>) {
+        if slot >= self.links.len() {
+            return;
+        }
         for request in self.scheduler.broken(slot) {
             let error = Error::Start(Arc::clone(error));
             request.ticket.answer(Err(error), WorkerState::Down);

@@ -86,6 +86,7 @@
 )]
 
 mod actors;
+mod autoscale;
 mod backoff;
 mod board;
 mod breaker;
@@ -100,6 +101,7 @@ mod pool;
 mod port;
 mod reload;
 mod request;
+mod resize;
 mod retry;
 mod scheduler;
 mod shared;

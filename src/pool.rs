@@ -14,6 +14,7 @@ use crate::call::Call;
 use crate::config::{Builder, Config};
 use crate::error::Error;
 use crate::reload;
+use crate::resize;
 use crate::scheduler::Place;
 use crate::shared::{PoolCell, Shared, Startup};
 use crate::stats::{Stats, WorkerInfo};
@@ -79,7 +80,9 @@ impl Pool {
 
     pub(crate) async fn start(config: Config) -> Result<Self, Error> {
         // The root's name guards those of its tree against other pools; these checks, against other actors.
-        if let Some(name) = config.actor_names().find(|name| registry::where_is(name).is_some()) {
+        if let Some(name) =
+            config.actor_names(config.workers).find(|name| registry::where_is(name).is_some())
+        {
             return Err(Error::NameTaken { name });
         }
         check_runtime().await?;
@@ -140,16 +143,18 @@ impl Pool {
         Call::new(Arc::clone(&self.anchor), Place::Anywhere, handler, &args)
     }
 
-    /// A handle of the worker at `slot`, which counts from 0.
+    /// A handle of the worker at `slot`, which counts from 0. After a [resize](Pool::resize) that retires the slot its calls
+    /// fail with [`Error::NoSuchWorker`], until the pool grows again.
     ///
     /// # Errors
     ///
     /// [`Error::NoSuchWorker`] for a slot that the pool doesn't have.
     pub fn worker(&self, slot: usize) -> Result<WorkerHandle, Error> {
-        let config = &self.anchor.shared.config;
-        if slot >= config.workers {
+        let Shared { config, board, .. } = &*self.anchor.shared;
+        let workers = board.size();
+        if slot >= workers {
             let name = config.worker_name(slot);
-            return Err(Error::NoSuchWorker { name, workers: Some(config.workers) });
+            return Err(Error::NoSuchWorker { name, workers: Some(workers) });
         }
         Ok(WorkerHandle::new(Arc::clone(&self.anchor), slot))
     }
@@ -179,6 +184,32 @@ impl Pool {
         }
     }
 
+    /// Changes the number of workers, from 1 to 4096; [`Builder::workers`] is what it begins with. Goes on in the background
+    /// if the future is dropped; of several changes at once, reloads included, each comes after the other.
+    ///
+    /// Growing adds slots at the end, and returns when all their workers are ready. They take calls as soon as they can; the
+    /// pool has its new size, for [`Pool::stats`], [`Pool::worker`] and keys, once all of them are there.
+    ///
+    /// Shrinking retires the last slots, and returns when their processes and names are gone. Each worker finishes the call
+    /// that it is running, takes no other, and leaves in order, within 2 s. Calls that wait for a retired slot by its
+    /// [handle](WorkerHandle) fail with [`Error::NoSuchWorker`]; those that wait by a [key](Call::pinned) go to the slot that
+    /// the key belongs to now. No other call is concerned.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Start`] if a new worker does not start, and [`Error::NameTaken`] if another actor has the name of one: the
+    /// pool then has its former size again. [`Error::Config`] for a size that a pool cannot have, or that is out of the range
+    /// of [`Builder::autoscale`], [`Error::Closed`] if the
+    /// pool is shut down.
+    pub async fn resize(&self, workers: usize) -> Result<(), Error> {
+        let shared = Arc::clone(&self.anchor.shared);
+        let resize = tokio::spawn(resize::resize(shared, workers));
+        match resize.await {
+            Ok(done) => done,
+            Err(_) => Err(Error::Closed { pool: self.name().to_owned() }),
+        }
+    }
+
     /// Shuts the pool down and returns when no process of it is left.
     ///
     /// New calls fail with [`Error::Closed`] from now on. Those that run or wait have the
@@ -197,7 +228,7 @@ impl Pool {
         if !matches!(*shared.cell.borrow(), PoolCell::Closed) {
             // The tree was killed from outside, and is still falling.
             let fallen = async {
-                for name in shared.config.actor_names() {
+                for name in shared.config.actor_names(shared.board.known()) {
                     if let Some(actor) = registry::where_is(name) {
                         let _ = actor.wait(None).await;
                     }

@@ -22,7 +22,7 @@ pub(crate) async fn reload(shared: Arc<Shared>) -> Result<(), Arc<StartError>> {
         _ => return Err(stopped()),
     }
     let mut rolled = Ok(());
-    let mut slots = 0..shared.config.workers;
+    let mut slots = 0..shared.board.active();
     while let (Ok(()), Some(slot)) = (&rolled, slots.next()) {
         rolled = roll(&shared, slot).await;
     }

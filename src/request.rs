@@ -101,6 +101,13 @@ impl Request {
         self.ticket.answer(Err(Error::WorkerBusy { worker }), WorkerState::Down);
     }
 
+    /// Ends the call because its slot is not in use any more, as only `slots` are.
+    pub(crate) fn no_such_worker(self, slot: usize, slots: usize) {
+        let name = self.ticket.shared.config.worker_name(slot);
+        let error = Error::NoSuchWorker { name, workers: Some(slots) };
+        self.ticket.answer(Err(error), WorkerState::Down);
+    }
+
     /// Ends a call that Python has not seen, for want of time.
     pub(crate) fn time_out(self, now: Instant, after: WorkerState) {
         self.give_up(Why::Expired, now, String::new(), after);
@@ -218,6 +225,11 @@ impl Ticket {
             Some(Change::Closed) => tracing::info!(pool, handler, "is called again"),
             None => {}
         }
+    }
+
+    /// How long ago the call was made.
+    pub(crate) fn age(&self) -> Duration {
+        self.submitted.elapsed()
     }
 
     /// The slot and incarnation that it is with.

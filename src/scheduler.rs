@@ -2,10 +2,12 @@
 //!
 //! Calls of one priority run first come, first served; among priorities, [`Turns`] decides. A call that must run at one
 //! slot waits for that slot's worker and holds up nobody else. News of an earlier incarnation of a worker, recognised by its
-//! epoch, changes nothing.
+//! epoch, changes nothing. Of the slots that it knows, the first so many are open: the others are given nothing, and
+//! finish what they hold.
 //!
 //! Invariant: while a worker is idle, nothing that it could run is queued.
 
+mod place;
 mod priority;
 
 use std::array;
@@ -13,41 +15,12 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
+pub(crate) use place::{Place, Wish};
 pub use priority::Priority;
 use priority::Turns;
 
 /// A request's id; unique within the pool.
 pub(crate) type Id = u64;
-
-/// What a request asks of the scheduler.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wish {
-    pub(crate) priority: Priority,
-    pub(crate) place: Place,
-}
-
-/// Where a request may run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Place {
-    #[default]
-    Anywhere,
-    /// At this slot if its worker is idle, else anywhere.
-    Preferred(usize),
-    /// At this slot.
-    Only(usize),
-    /// Likewise, and at once: it is submitted only if [`Scheduler::is_idle`] says so.
-    Now(usize),
-}
-
-impl Place {
-    /// The slot that a request must run at, if there is one.
-    pub(crate) fn bound(self) -> Option<usize> {
-        match self {
-            Place::Anywhere | Place::Preferred(_) => None,
-            Place::Only(slot) | Place::Now(slot) => Some(slot),
-        }
-    }
-}
 
 /// Ids are numbers in sequence, of our own making: one multiplication spreads them well enough, and takes a tenth of
 /// the time of the default hash, which guards against keys that an attacker chooses.
@@ -127,7 +100,10 @@ struct Slot {
 
 #[derive(Debug)]
 pub(crate) struct Scheduler<R> {
+    /// They only become more.
     slots: Vec<Slot>,
+    /// How many of them are open.
+    open: usize,
     idle: BTreeSet<usize>,
     broken: usize,
     /// Requests for any slot.
@@ -144,6 +120,7 @@ impl<R> Scheduler<R> {
     pub(crate) fn new(slots: usize) -> Self {
         Self {
             slots: (0..slots).map(|_| Slot::default()).collect(),
+            open: slots,
             idle: BTreeSet::new(),
             broken: 0,
             queues: Queues::default(),
@@ -224,6 +201,16 @@ impl<R> Scheduler<R> {
         self.deadlines.first().map(|&(deadline, _)| deadline)
     }
 
+    /// The request that has waited longest of those that any worker may run.
+    pub(crate) fn oldest(&mut self) -> Option<&R> {
+        let Self { queues, queued, .. } = self;
+        let orders = queues
+            .iter_mut()
+            .filter_map(|queue| Some((Self::head(queue, queued)?, *queue.front()?)));
+        let (_, id) = orders.min()?;
+        self.queued.get(&id).map(|queued| &queued.request)
+    }
+
     /// Takes out everything that is queued, in order of arrival.
     pub(crate) fn drain(&mut self) -> Vec<R> {
         self.drain_where(|_| true)
@@ -250,7 +237,8 @@ impl<R> Scheduler<R> {
         epoch: u64,
         running: Option<(Id, Instant)>,
     ) -> Option<Assignment<R>> {
-        if epoch <= self.slots[slot].epoch {
+        let closed = self.is_closed(slot) && running.is_none();
+        if closed || epoch <= self.slots[slot].epoch {
             return None;
         }
         self.vacate(slot);
@@ -290,6 +278,9 @@ impl<R> Scheduler<R> {
     /// if no slot is left.
     pub(crate) fn broken(&mut self, slot: usize) -> Vec<R> {
         self.vacate(slot);
+        if self.is_closed(slot) {
+            return Vec::new();
+        }
         self.set_broken(slot, true);
         if self.all_broken() {
             self.drain()
@@ -298,9 +289,39 @@ impl<R> Scheduler<R> {
         }
     }
 
+    // === Slots ===
+
+    /// Knows so many slots from now on, if they are more than before; those are closed.
+    pub(crate) fn know(&mut self, slots: usize) {
+        self.slots.resize_with(self.slots.len().max(slots), Slot::default);
+    }
+
+    /// Opens the first so many slots, and closes the others. Returns the requests for those, in order of arrival.
+    pub(crate) fn resize(&mut self, open: usize) -> Vec<R> {
+        self.know(open);
+        for slot in open..self.open {
+            if self.is_idle(slot) {
+                self.vacate(slot);
+            }
+            self.set_broken(slot, false);
+        }
+        self.open = open;
+        self.drain_where(|queued| queued.wish.place.bound().is_some_and(|slot| slot >= open))
+    }
+
+    /// Whether the slot is given nothing; one that is not known is not, either.
+    pub(crate) fn is_closed(&self, slot: usize) -> bool {
+        slot >= self.open
+    }
+
+    /// How many slots are open.
+    pub(crate) fn size(&self) -> usize {
+        self.open
+    }
+
     /// Whether no worker can be started at all.
     pub(crate) fn all_broken(&self) -> bool {
-        self.broken == self.slots.len()
+        self.broken == self.open
     }
 
     pub(crate) fn is_broken(&self, slot: usize) -> bool {
@@ -360,6 +381,9 @@ impl<R> Scheduler<R> {
 
     /// An idle worker takes the oldest request that it may run, of the priority whose turn it is.
     fn becomes_idle(&mut self, slot: usize) -> Option<Assignment<R>> {
+        if self.is_closed(slot) {
+            return None;
+        }
         self.idle.insert(slot);
         let Self { slots, queues, queued, .. } = self;
         let state = &mut slots[slot];

@@ -60,7 +60,7 @@ pub(crate) struct Shared {
     pub(crate) launchers: TaskTracker,
     /// Set once the pool has started.
     pub(crate) anchor: OnceLock<Weak<Anchor>>,
-    /// Held by the reload that is under way.
+    /// Held by the reload, or the change of size, that is under way.
     pub(crate) reloading: tokio::sync::Mutex<()>,
     next_id: AtomicU64,
     closed: AtomicBool,

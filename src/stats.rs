@@ -9,11 +9,11 @@ use std::time::Duration;
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Slots of the pool.
+    /// Slots of the pool: see [`Pool::resize`](crate::Pool::resize).
     pub size: usize,
     /// Slots whose worker can take calls, or is running one.
     pub ready: usize,
-    /// Workers that hold a call.
+    /// Workers that hold a call; while the pool is resized, those that come and go as well.
     pub busy: usize,
     /// Calls that wait for a worker.
     pub queued: usize,
@@ -59,6 +59,8 @@ pub struct Failures {
     pub circuit_open: u64,
     /// It was to run at once, and its worker was not free.
     pub worker_busy: u64,
+    /// The slot that it was to run at is not the pool's any more.
+    pub no_such_worker: u64,
     /// No worker can be started at present.
     pub start: u64,
     /// The pool's actor restarted.
@@ -82,6 +84,7 @@ impl Failures {
             worker_died,
             circuit_open,
             worker_busy,
+            no_such_worker,
             start,
             restarted,
             closed,
@@ -97,6 +100,7 @@ impl Failures {
             + worker_died
             + circuit_open
             + worker_busy
+            + no_such_worker
             + start
             + restarted
             + closed
@@ -119,7 +123,7 @@ pub struct Quantiles {
 
 /// What a slot's worker is doing.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WorkerState {
     /// Its process is being started.
     Starting,
@@ -132,6 +136,7 @@ pub enum WorkerState {
     /// It is being ended.
     Stopping,
     /// It ended; the next one is not being started yet.
+    #[default]
     Down,
 }
 

@@ -1,4 +1,5 @@
-//! The pool's actor: it owns the queue, which lives and dies with it, and the one timer that ends what runs out of time.
+//! The pool's actor: it owns the queue, which lives and dies with it, the one timer that ends what runs out of time, and
+//! the task that keeps the pool's size where that is not fixed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,6 +7,7 @@ use std::time::Instant;
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort};
 
+use crate::autoscale;
 use crate::dispatcher::Dispatcher;
 use crate::pool::Pool as PoolHandle;
 use crate::shared::Shared;
@@ -35,6 +37,7 @@ pub(crate) struct State {
     shared: Arc<Shared>,
     dispatcher: Arc<Dispatcher>,
     timer: Option<Timer>,
+    autoscale: Option<JoinHandle<()>>,
 }
 
 /// What stops the pool's one timer.
@@ -50,7 +53,7 @@ impl Actor for Pool {
         _myself: ActorRef<PoolMsg>,
         Arguments { shared, dispatcher }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        Ok(State { shared, dispatcher, timer: None })
+        Ok(State { shared, dispatcher, timer: None, autoscale: None })
     }
 
     async fn handle(
@@ -63,6 +66,10 @@ impl Actor for Pool {
             PoolMsg::Adopt => {
                 state.dispatcher.adopt(&state.shared.board);
                 state.tick(&myself);
+                if let Some(plan) = state.shared.config.autoscale.clone() {
+                    let scale = autoscale::run(Arc::clone(&state.shared), plan);
+                    state.autoscale = Some(tokio::spawn(scale));
+                }
             }
             PoolMsg::Tick => state.tick(&myself),
             PoolMsg::Abort => {
@@ -98,6 +105,9 @@ impl Drop for State {
         self.dispatcher.close();
         if let Some(timer) = self.timer.take() {
             timer.abort();
+        }
+        if let Some(autoscale) = self.autoscale.take() {
+            autoscale.abort();
         }
     }
 }

@@ -46,6 +46,8 @@ pub(crate) enum WorkerMsg {
     PingTimeout(u64),
     /// Let the process leave in order.
     Exit { grace: Duration },
+    /// Let the process finish the call that it is running, and leave in order: its slot is not in use any more.
+    Retire,
     /// A handle of this worker.
     Handle(RpcReplyPort<Option<WorkerHandle>>),
 }
@@ -95,6 +97,25 @@ pub(crate) struct State {
     pinged: Option<u64>,
     tokens: u64,
     ticking: Option<JoinHandle<()>>,
+}
+
+/// A port, from before its process is ordered until that is reaped.
+struct OpenPort {
+    shared: Arc<Shared>,
+    slot: usize,
+}
+
+impl OpenPort {
+    fn new(shared: &Arc<Shared>, slot: usize) -> Self {
+        shared.board.port_opened(slot);
+        Self { shared: Arc::clone(shared), slot }
+    }
+}
+
+impl Drop for OpenPort {
+    fn drop(&mut self) {
+        self.shared.board.port_closed(self.slot);
+    }
 }
 
 impl Actor for Worker {
@@ -172,6 +193,13 @@ impl Actor for Worker {
                     let _ = port.link.send(Command::Exit { grace });
                 }
             }
+            WorkerMsg::Retire => {
+                state.stopping = true;
+                state.tell(Command::Retire);
+                if let Some(next) = &state.next {
+                    let _ = next.link.send(Command::Retire);
+                }
+            }
             WorkerMsg::Handle(reply) => {
                 let anchor = state.shared.anchor();
                 let handle = anchor.map(|anchor| WorkerHandle::new(anchor, state.slot));
@@ -212,7 +240,11 @@ impl State {
             worker: myself.clone(),
             launcher: self.launcher.clone(),
         };
-        self.shared.ports.spawn(task.run());
+        let open = OpenPort::new(&self.shared, self.slot);
+        self.shared.ports.spawn(async move {
+            task.run().await;
+            drop(open);
+        });
         Served { epoch, link, pid: None, _alive: alive }
     }
 
@@ -318,7 +350,7 @@ impl State {
                 myself.send_after(RETRY, move || WorkerMsg::Recycle { epoch });
             }
         } else if self.port.take_if(|port| port.epoch == epoch).is_some() {
-            if self.next.is_none() || self.stopping {
+            if self.next.is_none() && !self.stopping {
                 return match end {
                     PortEnd::Intended => {
                         myself.stop(None);
@@ -330,7 +362,9 @@ impl State {
             if let PortEnd::Died { message, .. } = &end {
                 tracing::warn!(pool = shared.config.name, worker, "{message}");
             }
-            self.promote();
+            if !self.stopping {
+                self.promote();
+            }
         } else {
             self.leaving.retain(|port| port.epoch != epoch);
         }

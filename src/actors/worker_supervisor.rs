@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
+};
 
 use super::launcher::LauncherMsg;
 use super::spawn_child;
@@ -20,8 +22,10 @@ const RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 #[cfg_attr(feature = "cluster", derive(ractor_cluster_derive::RactorMessage))]
 pub(crate) enum WorkerSupervisorMsg {
-    /// Start the worker of this slot.
+    /// Start the worker of this slot, if it is to have one and has none.
     Start(usize),
+    /// Let the workers leave whose slots are not in use any more. Answered when they have been told.
+    Retire(RpcReplyPort<()>),
     /// Let all workers leave in order, then stop.
     StopAll { grace: Duration },
 }
@@ -38,6 +42,7 @@ pub(crate) struct State {
     shared: Arc<Shared>,
     launcher: ActorRef<LauncherMsg>,
     children: HashMap<ActorId, Child>,
+    /// Of the slots that have failed, and those before them.
     backoffs: Vec<Backoff>,
     stopping: bool,
 }
@@ -57,12 +62,11 @@ impl Actor for WorkerSupervisor {
         _myself: ActorRef<WorkerSupervisorMsg>,
         Arguments { shared, launcher }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let slots = shared.config.workers;
         Ok(State {
             shared,
             launcher,
             children: HashMap::new(),
-            backoffs: std::iter::repeat_with(Backoff::default).take(slots).collect(),
+            backoffs: Vec::new(),
             stopping: false,
         })
     }
@@ -72,7 +76,7 @@ impl Actor for WorkerSupervisor {
         myself: ActorRef<WorkerSupervisorMsg>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        for slot in 0..state.backoffs.len() {
+        for slot in 0..state.shared.board.active() {
             state.start(&myself, slot).await;
         }
         Ok(())
@@ -86,9 +90,19 @@ impl Actor for WorkerSupervisor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             WorkerSupervisorMsg::Start(slot) => {
-                if !state.stopping {
+                let runs = || state.children.values().any(|child| child.slot == slot);
+                if !state.stopping && state.is_in_use(slot) && !runs() {
                     state.start(&myself, slot).await;
                 }
+            }
+            WorkerSupervisorMsg::Retire(reply) => {
+                state.backoffs.truncate(state.shared.board.active());
+                for child in state.children.values() {
+                    if !state.is_in_use(child.slot) {
+                        let _ = child.actor.send_message(WorkerMsg::Retire);
+                    }
+                }
+                let _ = reply.send(());
             }
             WorkerSupervisorMsg::StopAll { grace } => {
                 state.stopping = true;
@@ -118,6 +132,18 @@ impl Actor for WorkerSupervisor {
 }
 
 impl State {
+    fn is_in_use(&self, slot: usize) -> bool {
+        slot < self.shared.board.active()
+    }
+
+    /// How long to wait before the slot's next start.
+    fn delay(&mut self, slot: usize, failure: Failure) -> Duration {
+        if self.backoffs.len() <= slot {
+            self.backoffs.resize_with(slot + 1, Backoff::default);
+        }
+        self.backoffs[slot].next(failure, fastrand::f64())
+    }
+
     async fn start(&mut self, myself: &ActorRef<WorkerSupervisorMsg>, slot: usize) {
         let epoch = self.shared.board.starting(slot);
         let name = self.shared.config.worker_name(slot);
@@ -134,7 +160,7 @@ impl State {
             }
             Err(error) => {
                 tracing::error!(pool = self.shared.config.name, slot, %error, "cannot start a worker's actor");
-                let delay = self.backoffs[slot].next(Failure::Start, fastrand::f64()).max(RETRY);
+                let delay = self.delay(slot, Failure::Start).max(RETRY);
                 myself.send_after(delay, move || WorkerSupervisorMsg::Start(slot));
             }
         }
@@ -183,7 +209,7 @@ impl State {
                 None
             }
         };
-        if !self.shared.has_failed_to_start() {
+        if self.is_in_use(slot) && !self.shared.has_failed_to_start() {
             self.restart(myself, slot, failure).await;
         }
     }
@@ -195,8 +221,7 @@ impl State {
         slot: usize,
         failure: Option<Failure>,
     ) {
-        let delay = failure
-            .map_or(Duration::ZERO, |failure| self.backoffs[slot].next(failure, fastrand::f64()));
+        let delay = failure.map_or(Duration::ZERO, |failure| self.delay(slot, failure));
         if delay.is_zero() {
             self.start(myself, slot).await;
         } else {

@@ -149,6 +149,10 @@ fn each_end_is_counted_under_its_kind() {
             Failures { circuit_open: 1, ..none() },
         ),
         (Error::WorkerBusy { worker: text("p/worker/0") }, Failures { worker_busy: 1, ..none() }),
+        (
+            Error::NoSuchWorker { name: text("p/worker/9"), workers: Some(8) },
+            Failures { no_such_worker: 1, ..none() },
+        ),
         (Error::Restarted { pool: text("p") }, Failures { restarted: 1, ..none() }),
         (Error::Closed { pool: text("p") }, Failures { closed: 1, ..none() }),
     ];
@@ -468,4 +472,29 @@ proptest! {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn the_size_follows_the_plan() {
+    let (board, _commands) = ready(2);
+    assert_eq!((board.size(), board.active(), board.known()), (2, 2, 2));
+    board.plan(4);
+    assert_eq!((board.size(), board.active(), board.known()), (2, 4, 4), "not ready yet");
+    assert!(board.why_broken(None).is_none());
+    let error = start_error();
+    board.broken(3, &error);
+    assert!(board.proven().await.is_err());
+    for slot in [2, 3] {
+        let (link, _) = link();
+        let epoch = board.starting(slot);
+        assert_eq!(board.ready(slot, epoch, 7, link), slot == 3);
+    }
+    board.proven().await.unwrap();
+    board.resized();
+    assert_eq!(board.stats().size, 4);
+    board.plan(1);
+    assert_eq!((board.stats().size, board.stats().ready, board.known()), (1, 1, 4));
+    board.plan(2);
+    board.starting(1);
+    assert_eq!(board.stats().restarts, 0, "in the place of none");
 }

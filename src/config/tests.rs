@@ -30,6 +30,11 @@ fn each_refused_option_is_named() {
         ("builder", named("a/b")),
         ("workers", builder().workers(0)),
         ("workers", builder().workers(4097)),
+        ("workers", builder().workers(2).autoscale(3..=4)),
+        ("autoscale", builder().autoscale(0..=4)),
+        ("autoscale", builder().autoscale(1..=4097)),
+        ("autoscale", builder().autoscale(std::ops::RangeInclusive::new(3, 2))),
+        ("autoscale_after", builder().autoscale_after(Duration::ZERO, Duration::MAX)),
         ("max_frame", builder().max_frame(1023)),
         ("max_frame", builder().max_frame(1 << 32)),
         ("call_timeout", builder().call_timeout(zero)),
@@ -102,6 +107,7 @@ fn the_edges_are_accepted() {
 fn the_documented_defaults() {
     let config = without_handlers().expose("sqrt", "math:sqrt").check().unwrap();
     assert_eq!(config.workers, std::thread::available_parallelism().unwrap().get());
+    assert!(config.autoscale.is_none());
     let seconds = Duration::from_secs;
     let limits = &config.limits;
     assert_eq!(limits.queue, 1024);

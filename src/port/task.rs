@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Ping(u64),
     /// Let this port take over as soon as no call is running, and leave.
     HandOver(Successor),
+    /// Let the worker leave in order as soon as no call is running.
+    Retire,
     /// Let the worker leave in order: ask, then TERM after the grace, then KILL.
     Exit { grace: Duration },
     /// End the worker now.
@@ -139,6 +141,8 @@ struct Live {
     cancelling: Option<Cancelling>,
     /// The port that takes over as soon as no call is running.
     successor: Option<Successor>,
+    /// It leaves as soon as no call is running.
+    retiring: bool,
     meter: Meter,
 }
 
@@ -261,6 +265,8 @@ impl PortTask {
                 return Some(Leave::Replaced(successor));
             }
             Command::HandOver(successor) => live.successor = Some(successor),
+            Command::Retire if live.is_free() => return Some(Leave::Exit { grace: TERM_GRACE }),
+            Command::Retire => live.retiring = true,
             Command::Exit { grace } => return Some(Leave::Exit { grace }),
             Command::Kill(reason) => return Some(Leave::Kill(reason)),
         }
@@ -353,6 +359,9 @@ impl PortTask {
     /// Call `id` has ended, and the board knows: what next?
     fn proceed(&self, live: &mut Live, id: u64) -> Option<Leave> {
         self.meter_end(live);
+        if live.retiring {
+            return Some(Leave::Exit { grace: TERM_GRACE });
+        }
         if let Some(successor) = live.successor.take() {
             return Some(Leave::Replaced(successor));
         }

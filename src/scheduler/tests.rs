@@ -48,7 +48,7 @@ fn queued(slots: usize, ids: impl IntoIterator<Item = Id>) -> Scheduler<Id> {
 }
 
 /// Any worker will do.
-const ANY: Wish = Wish { priority: Normal, place: Place::Anywhere };
+const ANY: Wish = Wish { priority: Normal, place: Place::Anywhere, key: None };
 
 fn wish(slot: Option<usize>) -> Wish {
     Wish { place: slot.map_or(Place::Anywhere, Place::Only), ..ANY }
@@ -475,6 +475,49 @@ fn a_slot_that_breaks_forgets_what_it_ran() {
     );
 }
 
+// === Sizes ===
+
+#[test]
+fn a_closed_slot_finishes_what_it_runs_and_is_given_nothing() {
+    let mut scheduler = idle(3);
+    scheduler.submit(1, at(10), on(2), 1);
+    for (id, slot) in [(2, 2), (3, 0), (4, 1), (5, 2)] {
+        scheduler.submit(id, never(), on(slot), id);
+    }
+    scheduler.submit(6, never(), ANY, 6);
+    assert_eq!(scheduler.resize(1), [2, 5], "what waits for it");
+    assert_eq!(scheduler.size(), 1);
+    assert!(scheduler.is_closed(1) && scheduler.is_closed(9) && !scheduler.is_closed(0));
+    assert_eq!(scheduler.expire(at(10)), Some(Removed::Running { slot: 2, epoch: 1, id: 1 }));
+    assert_eq!(scheduler.idle(2, 1, 1), None, "6 waits for worker 0");
+    assert_eq!(scheduler.up(2, 2, None), None);
+    assert_eq!(scheduler.idle(0, 1, 3), given(0, 1, 6));
+}
+
+#[test]
+fn a_slot_is_opened_again_for_its_next_worker() {
+    let mut scheduler = idle(2);
+    assert!(scheduler.resize(1).is_empty());
+    assert!(scheduler.resize(4).is_empty());
+    assert_eq!(scheduler.submit(1, never(), on(1), 1), None, "its former worker is leaving");
+    assert_eq!(scheduler.submit(2, never(), on(3), 2), None);
+    assert_eq!(scheduler.up(1, 2, None), given(1, 2, 1));
+    assert_eq!(scheduler.up(3, 1, None), given(3, 1, 2));
+}
+
+#[test]
+fn closed_slots_do_not_count_among_the_broken() {
+    let mut scheduler: Scheduler<Id> = Scheduler::new(3);
+    scheduler.broken(0);
+    scheduler.broken(2);
+    assert!(!scheduler.all_broken());
+    scheduler.resize(1);
+    assert!(scheduler.all_broken());
+    assert!(scheduler.broken(2).is_empty());
+    scheduler.resize(3);
+    assert!(!scheduler.is_broken(2) && !scheduler.all_broken());
+}
+
 // === Bounds ===
 
 /// What is kept of requests that are gone is at most as much as of the `most` that have waited at once, and a
@@ -519,7 +562,7 @@ fn a_million_cancelled_requests_among_others_that_run_leave_nothing_behind() {
             _ => Place::Anywhere,
         };
         let priority = [High, Normal, Low][id as usize / 7 % 3];
-        if let Some(given) = scheduler.submit(id, at(id), Wish { priority, place }, id) {
+        if let Some(given) = scheduler.submit(id, at(id), Wish { priority, place, key: None }, id) {
             held[given.slot] = Some(given.request);
         } else if id % 6 != 0 {
             assert_eq!(scheduler.cancel(id), Some(Removed::Queued(id)));

@@ -48,6 +48,7 @@ impl PortTask {
             current: None,
             cancelling: None,
             successor: None,
+            retiring: false,
             meter: Meter::new(&self.shared.config.worker_limits),
         };
         let timeout = self.shared.config.limits.startup_timeout;
@@ -146,7 +147,7 @@ async fn told_to_stop(
 ) {
     let stop = async {
         while let Some(command) = commands.recv().await {
-            if matches!(command, Command::Exit { .. } | Command::Kill(_)) {
+            if matches!(command, Command::Retire | Command::Exit { .. } | Command::Kill(_)) {
                 return;
             }
         }

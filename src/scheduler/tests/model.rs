@@ -21,6 +21,8 @@ struct Model {
     /// In the order in which they would run on one worker, were their priorities the same.
     queue: Vec<(Id, Instant, Wish)>,
     workers: Vec<ModelWorker>,
+    /// The workers before this one are given requests.
+    open: usize,
 }
 
 #[derive(Debug, Default)]
@@ -46,11 +48,11 @@ impl ModelWorker {
 impl Model {
     fn new(slots: usize) -> Self {
         let workers = std::iter::repeat_with(ModelWorker::default).take(slots).collect();
-        Self { queue: Vec::new(), workers }
+        Self { queue: Vec::new(), workers, open: slots }
     }
 
     fn is_idle(&self, slot: usize) -> bool {
-        self.workers[slot].up && self.workers[slot].running.is_none()
+        slot < self.open && self.workers[slot].up && self.workers[slot].running.is_none()
     }
 
     /// The first idle worker that can run anything, one that is preferred before all others, takes the first that it can
@@ -149,6 +151,7 @@ enum Step {
         stale: bool,
     },
     Broken(Index),
+    Resize(Index),
     Drain,
 }
 
@@ -188,6 +191,7 @@ fn steps() -> impl Strategy<Value = Step> {
             .prop_map(|(slot, stale, wrong)| Step::Idle { slot, stale, wrong }),
         3 => (index(), rarely()).prop_map(|(slot, stale)| Step::Down { slot, stale }),
         1 => index().prop_map(Step::Broken),
+        2 => index().prop_map(Step::Resize),
         1 => Just(Step::Drain),
     ]
 }
@@ -202,6 +206,7 @@ fn busy_steps() -> impl Strategy<Value = Step> {
         2 => index().prop_map(Step::Resubmit),
         1 => (0..20u64).prop_map(|now| Step::Expire { now }),
         1 => index().prop_map(|slot| Step::Up { slot, stale: false, running: None }),
+        1 => index().prop_map(Step::Resize),
     ]
 }
 
@@ -314,12 +319,13 @@ impl Trial {
         let slots = self.hands.len();
         match *step {
             Step::Submit { place, slot, priority, deadline } => {
-                let token =
-                    self.token(deadline, Wish { priority, place: place(slot.index(slots)) });
+                let token = self
+                    .token(deadline, Wish { priority, place: place(slot.index(slots)), key: None });
                 let Token { id, deadline, wish } = token;
-                if let Place::Now(slot) = wish.place
-                    && !self.scheduler.is_idle(slot)
-                {
+                let busy =
+                    |slot| matches!(wish.place, Place::Now(_)) && !self.scheduler.is_idle(slot);
+                let refused = |slot| self.scheduler.is_closed(slot) || busy(slot);
+                if wish.place.bound().is_some_and(refused) {
                     // Its submitter refuses it.
                     self.end(&token);
                     return;
@@ -331,13 +337,20 @@ impl Trial {
             Step::Resubmit(which) => {
                 let which = which.index(slots + self.lost.len().max(1));
                 if let Some(slot) = Some(which).filter(|&slot| slot < slots) {
-                    if let Some(token) = self.hands[slot].take() {
+                    let open = |token: &mut Token| {
+                        !token.wish.place.bound().is_some_and(|slot| self.scheduler.is_closed(slot))
+                    };
+                    if let Some(token) = self.hands[slot].take_if(open) {
                         self.model.workers[slot].vacate();
                         self.resubmit(token);
                     }
                 } else if !self.lost.is_empty() {
                     let token = self.lost.swap_remove(which - slots);
-                    self.resubmit(token);
+                    if token.wish.place.bound().is_some_and(|slot| self.scheduler.is_closed(slot)) {
+                        self.end(&token);
+                    } else {
+                        self.resubmit(token);
+                    }
                 }
             }
             Step::Answer(which) => {
@@ -368,6 +381,10 @@ impl Trial {
                     assert_eq!(told, None, "news of an earlier incarnation");
                     return;
                 }
+                if running.is_none() && self.scheduler.is_closed(slot) {
+                    assert_eq!(self.scheduler.up(slot, epoch + 1, None), None, "it is closed");
+                    return;
+                }
                 self.up(slot, running);
             }
             Step::Idle { slot, stale, wrong } => {
@@ -378,6 +395,7 @@ impl Trial {
                 let id = if wrong { held + 1 } else { held };
                 if !stale && !wrong && worker.running.take().is_some() {
                     worker.told = false;
+                    worker.up = slot < self.model.open;
                     let token = self.hands[slot].take().unwrap();
                     self.end(&token);
                 }
@@ -399,10 +417,27 @@ impl Trial {
                 let slot = slot.index(slots);
                 let found = self.scheduler.broken(slot);
                 self.model.workers[slot].vacate();
-                self.model.workers[slot].broken = true;
+                self.model.workers[slot].broken = slot < self.model.open;
                 self.lose(slot);
-                let all = self.model.workers.iter().all(|worker| worker.broken);
-                self.returned(&found, |wanted| all || wanted == Some(slot));
+                let Model { open, ref workers, .. } = self.model;
+                let all = workers[..open].iter().all(|worker| worker.broken);
+                let closed = slot >= open;
+                self.returned(&found, |wanted| !closed && (all || wanted == Some(slot)));
+            }
+            Step::Resize(open) => {
+                let open = open.index(slots) + 1;
+                let found = self.scheduler.resize(open);
+                self.model.open = open;
+                for worker in &mut self.model.workers[open..] {
+                    worker.up &= worker.running.is_some();
+                    worker.broken = false;
+                }
+                self.returned(&found, |wanted| wanted.is_some_and(|slot| slot >= open));
+                // Its caller does so.
+                if self.scheduler.all_broken() {
+                    let found = self.scheduler.drain();
+                    self.returned(&found, |_| true);
+                }
             }
             Step::Drain => {
                 let found = self.scheduler.drain();
@@ -431,7 +466,8 @@ impl Trial {
         assert_eq!(busy, hands);
         assert_eq!(scheduler.next_deadline(), model.deadlines().first().map(|&(when, _)| when));
         assert_eq!(scheduler.is_drained(), model.queue.is_empty() && held.is_empty());
-        assert_eq!(scheduler.all_broken(), model.workers.iter().all(|worker| worker.broken));
+        let all_broken = model.workers[..model.open].iter().all(|worker| worker.broken);
+        assert_eq!(scheduler.all_broken(), all_broken);
         assert_eq!(scheduler.deadlines.len(), model.deadlines().len());
         self.most = self.most.max(scheduler.queued.len());
         assert_bounded(scheduler, self.most);
