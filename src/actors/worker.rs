@@ -342,10 +342,12 @@ impl State {
 
     /// Looks after the process: one that is busy does not answer pings, and must not be stopped.
     fn look_after(&mut self, myself: &ActorRef<WorkerMsg>) {
+        // One that is being started would miss the ping; it has its own time.
+        let Some(pid) = self.port.as_ref().and_then(|port| port.pid) else {
+            return;
+        };
         if self.shared.board.is_busy(self.slot) {
-            let pid = self.port.as_ref().and_then(|port| port.pid);
-            let usage = pid.and_then(|pid| sys::usage(pid).ok());
-            if usage.is_some_and(|usage| usage.stopped) {
+            if sys::usage(pid).is_ok_and(|usage| usage.stopped) {
                 self.tell(Command::Kill(Ended::Suspended));
             }
         } else if self.pinged.is_none() {
