@@ -237,7 +237,10 @@ impl State {
             port.pid = Some(pid);
             let successor = Successor { epoch, pid, link: port.link.clone() };
             successor.take_over(&self.shared, self.slot);
-            self.rolled(Ok(()));
+            // Whoever waits for one that is still to come goes on waiting.
+            if self.next.is_none() {
+                self.rolled(Ok(()));
+            }
         } else if let Some(next) = self.next.as_mut().filter(|next| next.epoch == epoch) {
             next.pid = Some(pid);
             let successor = Successor { epoch, pid, link: next.link.clone() };
