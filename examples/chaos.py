@@ -136,6 +136,61 @@ def stubborn(nonce: int, seconds: float) -> tuple[int, int, str]:
     return answer(nonce, "")
 
 
+@snakepen.handler
+def tidies(nonce: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    try:
+        time.sleep(seconds)
+        note("ended", nonce)
+    finally:
+        note("tidied", nonce)
+    return answer(nonce, "")
+
+
+@snakepen.handler
+async def tidies_async(nonce: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    try:
+        await asyncio.sleep(seconds)
+        note("ended", nonce)
+    finally:
+        await asyncio.sleep(0.005)
+        note("tidied", nonce)
+    return answer(nonce, "")
+
+
+@snakepen.handler
+def shields(nonce: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    with snakepen.shield():
+        time.sleep(0.1)
+        note("tidied", nonce)
+    time.sleep(seconds)
+    note("ended", nonce)
+    return answer(nonce, "")
+
+
+@snakepen.handler
+async def shields_async(nonce: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    with snakepen.shield():
+        await asyncio.sleep(0.1)
+        note("tidied", nonce)
+    await asyncio.sleep(seconds)
+    note("ended", nonce)
+    return answer(nonce, "")
+
+
+# === What may be done twice ===
+
+
+@snakepen.handler
+def naps(nonce: int, seconds: float) -> tuple[int, int, str]:
+    note("ran", nonce)
+    time.sleep(seconds)
+    return answer(nonce, "")
+
+
 # === Deaths ===
 
 
@@ -175,6 +230,16 @@ def hogs(nonce: int, megabytes: int) -> tuple[int, int, str]:
     note("ran", nonce)
     block = b"x" * (megabytes << 20)
     return answer(nonce, str(len(block) >> 20))
+
+
+@snakepen.handler
+def gorges(nonce: int, megabytes: int) -> NoReturn:
+    note("ran", nonce)
+    blocks = []
+    while True:
+        if len(blocks) < megabytes // 10:
+            blocks.append(b"x" * (10 << 20))
+        time.sleep(0.01)
 
 
 @snakepen.handler

@@ -24,6 +24,9 @@ use crate::stats::WorkerState;
 use crate::sys;
 use crate::wire::{FrameBuilder, Kind, json};
 
+/// A cancelled call that has not ended by then is cancelled again.
+const CANCEL_AGAIN: Duration = Duration::from_millis(20);
+
 /// A call that is not made yet: await it. Made by [`Pool::call`](crate::Pool::call) and
 /// [`WorkerHandle::call`](crate::WorkerHandle::call).
 ///
@@ -282,9 +285,17 @@ async fn answer_or_cancel(
     tokio::select! {
         biased;
         answer = &mut *answer => return answer,
-        () = made.cancelled() => cancel(shared, made.id, Why::Asked),
+        () = made.cancelled() => {}
     }
-    answer.await
+    loop {
+        cancel(shared, made.id, Why::Asked);
+        tokio::select! {
+            biased;
+            answer = &mut *answer => return answer,
+            // A call that its worker just gave back was nobody's at that moment; it must not run now.
+            () = tokio::time::sleep(CANCEL_AGAIN) => {}
+        }
+    }
 }
 
 /// Waits for the pool's actor to be restarted, for as long as the call has. The request is answered if it doesn't

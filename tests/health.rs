@@ -170,3 +170,26 @@ async fn a_stopped_launcher_does_not_keep_a_worker_alive() {
     assert_eq!(pool.call::<i64>("add", (1, 2)).await.unwrap(), 3);
     finish(pool).await;
 }
+
+#[tokio::test]
+async fn a_replacement_that_is_being_started_is_not_pinged() {
+    let pool = pool("slow_start.py")
+        .workers(1)
+        .health_interval(Duration::from_millis(50))
+        .health_timeout(Duration::from_millis(400))
+        .start()
+        .await
+        .unwrap();
+    let before: i32 = pool.call("pid", ()).await.unwrap();
+    // The worker is replaced by its own actor, which looks after it already.
+    let late = pool.call::<()>("sleep", [100]).timeout(Duration::from_millis(50)).await;
+    assert!(matches!(late, Err(Error::Timeout { .. })), "{late:?}");
+    let after: i32 = pool.call("pid", ()).await.unwrap();
+    assert_ne!(after, before);
+    // What was sent while it started would be missed by now.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(pool.call::<i32>("pid", ()).await.unwrap(), after);
+    let worker = &pool.workers()[0];
+    assert_eq!((worker.epoch, pool.stats().restarts), (2, 1), "{worker:?}");
+    finish(pool).await;
+}

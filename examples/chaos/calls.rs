@@ -1,12 +1,13 @@
 //! The calls that are made, and the judgement of how they end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures::future::join_all;
 use serde::Serialize;
-use snakepen::{Ended, Error, Exit, Pool, StartError, WorkerDeath, WorkerHandle};
+use snakepen::{Ended, Error, Exit, Pool, Priority, StartError, WorkerDeath, WorkerHandle};
 use tokio::time::{sleep, timeout};
 
 use crate::ledger::{Ending, Fate, Ran};
@@ -17,6 +18,12 @@ pub(crate) const TOLERANCE: Duration = Duration::from_secs(3);
 
 /// What goes on after a call was to stop would go on for this long.
 const OVERRUN: Duration = Duration::from_secs(4);
+
+/// Keys of affine and pinned calls.
+pub(crate) const KEYS: usize = 16;
+
+/// Where no call of a key has been answered.
+pub(crate) const NO_SLOT: usize = usize::MAX;
 
 /// One try, and four more where the error says that it is safe and may help.
 const TRIES: u32 = 5;
@@ -68,6 +75,35 @@ const KINDS: &[Kind] = &[
     kind("dropped, asleep", 2, |caller| caller.overruns("sleeps").dropped_early(caller)),
     kind("dropped, stuck in C", 1, |caller| caller.overruns("stuck").dropped_early(caller)),
     kind("dropped, stubborn", 1, |caller| caller.overruns("stubborn").dropped_early(caller)),
+    kind("dropped, with finally", 2, |caller| caller.overruns("tidies").dropped_early(caller)),
+    kind("plain, cancelled", 15, |caller| caller.plain().cancelled_after(caller.millis(0, 4))),
+    kind("plain, async, cancelled", 10, |caller| {
+        caller.plain_async().cancelled_after(caller.millis(0, 8))
+    }),
+    kind("plain, at a slot, cancelled", 6, |caller| {
+        caller.plain().by(Way::Slot(caller.slot())).cancelled_after(caller.millis(0, 4))
+    }),
+    kind("large, cancelled", 2, |caller| caller.large().cancelled_after(caller.millis(0, 20))),
+    kind("cancelled, asleep", 2, |caller| caller.cancelled("sleeps")),
+    kind("cancelled, asleep, async", 4, |caller| caller.cancelled("sleeps_async")),
+    kind("cancelled, with finally", 2, |caller| caller.cancelled("tidies")),
+    kind("cancelled, with finally, async", 4, |caller| caller.cancelled("tidies_async")),
+    kind("cancelled, in a shield", 1, |caller| caller.cancelled("shields")),
+    kind("cancelled, in a shield, async", 2, |caller| caller.cancelled("shields_async")),
+    kind("cancelled, stuck in C", 1, |caller| caller.cancelled("stuck")),
+    kind("cancelled, stubborn", 1, |caller| caller.cancelled("stubborn")),
+    kind("plain, first", 20, |caller| caller.plain().with_extra(Extra::Priority(Priority::High))),
+    kind("plain, last", 20, |caller| caller.plain().with_extra(Extra::Priority(Priority::Low))),
+    kind("plain, affine", 20, |caller| caller.plain().with_extra(Extra::Affine(caller.key()))),
+    kind("plain, pinned", 20, |caller| caller.plain().with_extra(Extra::Pinned(caller.key()))),
+    kind("plain, pinned now", 20, |caller| {
+        caller.plain().with_extra(Extra::PinnedNow(caller.key()))
+    }),
+    kind("plain, idempotent", 20, |caller| caller.plain().with_extra(Extra::Idempotent)),
+    kind("asleep, idempotent", 4, |caller| {
+        let seconds = caller.millis(0, 300);
+        caller.call("naps").seconds(seconds).answers("").with_extra(Extra::Idempotent)
+    }),
 ];
 
 /// Makes calls of all kinds, one after another.
@@ -104,6 +140,17 @@ pub(crate) enum Way {
     SlotName(usize),
 }
 
+/// What else a call asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Extra {
+    Nothing,
+    Priority(Priority),
+    Affine(usize),
+    Pinned(usize),
+    PinnedNow(usize),
+    Idempotent,
+}
+
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Argument {
@@ -126,6 +173,8 @@ pub(crate) enum Expect {
     /// Before it is made.
     Refused,
     Timeout,
+    /// By its handle.
+    Cancelled,
     /// With its worker, in such a way.
     Death(fn(&WorkerDeath) -> bool),
     /// With its worker, or not before its deadline.
@@ -140,6 +189,8 @@ pub(crate) struct Call {
     way: Way,
     deadline: Duration,
     drop_after: Option<Duration>,
+    cancel_after: Option<Duration>,
+    extra: Extra,
     expect: Expect,
     tries: u32,
 }
@@ -176,6 +227,14 @@ impl Call {
 
     fn dropped_after(self, time: Duration) -> Self {
         Self { drop_after: Some(time), ..self }
+    }
+
+    fn cancelled_after(self, time: Duration) -> Self {
+        Self { cancel_after: Some(time), ..self }
+    }
+
+    fn with_extra(self, extra: Extra) -> Self {
+        Self { extra, ..self }
     }
 
     fn dropped_early(self, caller: &mut Caller) -> Self {
@@ -228,6 +287,8 @@ impl Caller {
             way: Way::Pool,
             deadline: self.millis(4_000, 8_000),
             drop_after: None,
+            cancel_after: None,
+            extra: Extra::Nothing,
             expect: Expect::Answer(String::new()),
             tries: 1,
         }
@@ -260,6 +321,19 @@ impl Caller {
         call.seconds(deadline + OVERRUN)
     }
 
+    /// Is cancelled by a handle, long before it would end.
+    fn cancelled(&mut self, handler: &'static str) -> Call {
+        let time = self.millis(0, 200);
+        let call = self.call(handler).cancelled_after(time).fails(Expect::Cancelled);
+        let seconds = time + TOLERANCE + OVERRUN;
+        call.within(seconds).seconds(seconds)
+    }
+
+    /// A key of a slot.
+    fn key(&mut self) -> usize {
+        self.rng.usize(..KEYS)
+    }
+
     /// Has hardly any time; may answer in it.
     fn hasty(&mut self) -> Call {
         let deadline = self.millis(0, 20);
@@ -290,7 +364,10 @@ impl Caller {
                 Outcome::Ended(Err(error)) => Ending::of(error),
             };
             let faulty = faulty || self.chaos.is_faulty();
-            let other = match judge(&call, &outcome, took, faulty, self.chaos.is_cut()) {
+            let judged = judge(&call, &outcome, took, faulty, self.chaos.is_cut());
+            let other = match judged
+                .and_then(|other| self.same_slot(&call, &outcome).map(|()| other))
+            {
                 Ok(other) => other,
                 Err(what) => {
                     let text = match &outcome {
@@ -298,8 +375,8 @@ impl Caller {
                         outcome => format!("{outcome:.300?}"),
                     };
                     ledger.violation(&format!(
-                        "{what}\n  call {:x} ({kind}, {} by {:?}, of task {}, {:?} given, {:?} to its drop), after {took:.1?}: {text}",
-                        call.nonce, call.handler, call.way, self.task, call.deadline, call.drop_after
+                        "{what}\n  call {:x} ({kind}, {} by {:?}, of task {}, {:?} given, {:?} to its drop, {:?} to its cancellation, {:?}), after {took:.1?}: {text}",
+                        call.nonce, call.handler, call.way, self.task, call.deadline, call.drop_after, call.cancel_after, call.extra
                     ));
                     Some("VIOLATION".to_owned())
                 }
@@ -313,9 +390,29 @@ impl Caller {
                 sleep(Duration::from_millis(20)).await;
                 continue;
             }
-            ledger.fate(call.nonce, fate(&outcome));
+            if call.extra == Extra::Idempotent {
+                ledger.idempotent();
+            }
+            ledger.fate(call.nonce, fate(&call, &outcome));
             return as_expected;
         }
+    }
+
+    /// A pinned call is answered by the slot that answers all of its key.
+    fn same_slot(&self, call: &Call, outcome: &Outcome) -> Result<(), String> {
+        if let (Extra::Pinned(key) | Extra::PinnedNow(key), Outcome::Ended(Ok((_, slot, _)))) =
+            (call.extra, outcome)
+            && let Err(other) = self.chaos.slots[key].compare_exchange(
+                NO_SLOT,
+                *slot,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            )
+            && other != *slot
+        {
+            return Err(format!("key {key} was of slot {other}, and is of {slot}"));
+        }
+        Ok(())
     }
 
     async fn try_once(&self, call: &Call) -> Outcome {
@@ -372,11 +469,27 @@ impl Handle {
     async fn call<R: serde::de::DeserializeOwned>(&self, call: &Call) -> Result<R, Error> {
         let nonce = [Argument::Number(call.nonce)];
         let arguments: Vec<_> = nonce.iter().chain(&call.rest).collect();
-        let made = match self {
+        let mut made = match self {
             Handle::Pool(pool) => pool.call(call.handler, arguments),
             Handle::Worker(worker) => worker.call(call.handler, arguments),
         };
-        made.timeout(call.deadline).await
+        made = match call.extra {
+            Extra::Nothing => made,
+            Extra::Priority(priority) => made.priority(priority),
+            Extra::Affine(key) => made.affinity(format!("key {key}")),
+            Extra::Pinned(key) => made.pinned(format!("key {key}")),
+            Extra::PinnedNow(key) => made.pinned_now(format!("key {key}")),
+            Extra::Idempotent => made.idempotent(),
+        };
+        let Some(time) = call.cancel_after else { return made.timeout(call.deadline).await };
+        let handle = made.cancel_handle();
+        let cancelling = tokio::spawn(async move {
+            sleep(time).await;
+            handle.cancel();
+        });
+        let ended = made.timeout(call.deadline).await;
+        cancelling.abort();
+        ended
     }
 }
 
@@ -395,16 +508,23 @@ enum Outcome {
     Hangs,
 }
 
-fn fate(outcome: &Outcome) -> Fate {
+fn fate(call: &Call, outcome: &Outcome) -> Fate {
     let ran = match outcome {
+        Outcome::Ended(Ok(_)) if call.extra == Extra::Idempotent => Ran::Again,
+        Outcome::Ended(Err(error)) if call.extra == Extra::Idempotent && error.may_have_run() => {
+            Ran::Again
+        }
+        Outcome::Dropped | Outcome::Hangs if call.extra == Extra::Idempotent => Ran::Again,
         Outcome::Ended(
             Ok(_) | Err(Error::Python { .. } | Error::BadResult { .. } | Error::Decode { .. }),
         ) => Ran::Once,
         Outcome::Ended(Err(error)) if !error.may_have_run() => Ran::Never,
         _ => Ran::Perhaps,
     };
-    let timed_out = matches!(outcome, Outcome::Ended(Err(Error::Timeout { .. })));
-    Fate { ran, stopped: timed_out || matches!(outcome, Outcome::Dropped) }
+    let given_up =
+        matches!(outcome, Outcome::Ended(Err(Error::Timeout { .. } | Error::Cancelled { .. })));
+    let stopped = given_up || matches!(outcome, Outcome::Dropped);
+    Fate { ran, stopped, handler: call.handler }
 }
 
 /// Whether a call ended as it should; else by which fault, which is no fault of the pool's; else what is wrong.
@@ -431,6 +551,9 @@ fn judge(
         {
             return Err("an early timeout".to_owned());
         }
+        _ if call.cancel_after.is_some_and(|time| took > time + TOLERANCE) => {
+            return Err("a cancelled call goes on".to_owned());
+        }
         Err(Error::WorkerDied(death)) if death.handler != call.handler => {
             return Err("another call's death".to_owned());
         }
@@ -446,6 +569,8 @@ fn judge(
         (Expect::Exception(name), Err(Error::Python { exception, .. })) => {
             exception.type_name == *name && exception.message.contains(&call.nonce.to_string())
         }
+        (_, Err(Error::Cancelled { .. })) => call.cancel_after.is_some_and(|time| took >= time),
+        (_, Err(Error::WorkerBusy { .. })) => matches!(call.extra, Extra::PinnedNow(_)),
         (Expect::Death(is) | Expect::DeathOrTimeout(is), Err(Error::WorkerDied(death))) => {
             is(death)
         }
@@ -483,9 +608,14 @@ pub(crate) fn collateral(error: &Error) -> Option<String> {
             let known = match (&death.ended, death.exit) {
                 // The signals that are injected; none where the launcher could not tell.
                 (Ended::Itself, Exit::Signal(6 | 9 | 11 | 15) | Exit::Unknown) => true,
-                (Ended::Launcher | Ended::Stopped | Ended::Unhealthy | Ended::Protocol(_), _) => {
-                    true
-                }
+                (
+                    Ended::Launcher
+                    | Ended::Stopped
+                    | Ended::Suspended
+                    | Ended::Unhealthy
+                    | Ended::Protocol(_),
+                    _,
+                ) => true,
                 _ => false,
             };
             let when = if death.started { "" } else { ", not started" };

@@ -5,11 +5,11 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 use ractor::registry;
 use rustix::process::Signal;
-use snakepen::{Ended, Exit, WorkerDeath};
-use tokio::time::sleep;
+use snakepen::{Ended, Error, Exit, WorkerDeath};
+use tokio::time::{sleep, timeout};
 
 use crate::calls::{Argument, Call, Caller, Expect, pick};
-use crate::system;
+use crate::{LIMIT, system};
 
 /// One kind of faults.
 struct Fault {
@@ -45,7 +45,7 @@ macro_rules! fault {
     };
 }
 
-/// All of them. What resizes or reloads the pool belongs here too: an entry, and its function below.
+/// All of them. What resizes the pool belongs here too: an entry, and its function below.
 const FAULTS: &[Fault] = &[
     // Processes.
     fault!("kill -9 of a worker", 20, |caller| signal_worker(caller, Signal::KILL)),
@@ -58,6 +58,7 @@ const FAULTS: &[Fault] = &[
     fault!("kill -9 of the launcher", 3, |caller| signal_launcher(caller, Signal::KILL)),
     fault!("stop of the launcher", 2, |caller| signal_launcher(caller, Signal::STOP)),
     fault!("stop of the launcher, for a while", 2, pause_launcher),
+    fault!("reload", 3, reload),
     // Actors. The root is spared: with it the pool is shut down.
     fault!("end of a worker's actor", 10, end_worker),
     fault!("end of the pool's actor", 4, |caller| end_actor(caller, "")),
@@ -103,6 +104,12 @@ const FAULTS: &[Fault] = &[
     }),
     // What a worker survives.
     call!("memory hog", 4, |caller| caller.call("hogs").number(200).answers("200")),
+    call!("memory without bounds", 2, |caller| {
+        caller
+            .call("gorges")
+            .number(500)
+            .fails(Expect::Death(|death| matches!(death.ended, Ended::Memory { .. })))
+    }),
     call!("fork that returns", 6, |caller| caller.call("fork_returns").answers("forked")),
     call!("fork that lingers", 6, |caller| {
         caller.call("fork_lingers").seconds(caller.millis(0, 9_000)).answers("forked")
@@ -181,6 +188,19 @@ async fn pause(caller: &mut Caller, pid: Option<i32>) -> bool {
     sleep(time).await;
     caller.chaos.mark.signal(pid, Signal::CONT);
     true
+}
+
+/// The code is what it was; what is in the way of the new launcher, or of a worker, is another fault.
+async fn reload(caller: &mut Caller) -> bool {
+    let start = Instant::now();
+    let what = match timeout(LIMIT, caller.chaos.pool.reload()).await {
+        Ok(Ok(())) => return true,
+        Ok(Err(Error::Start(_) | Error::Closed { .. })) => return false,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "does not end".to_owned(),
+    };
+    caller.chaos.ledger.violation(&format!("a reload, after {:.1?}: {what}", start.elapsed()));
+    false
 }
 
 // === Actors ===

@@ -12,8 +12,8 @@
 //! - Every call ends, at its deadline plus [`calls::TOLERANCE`] at the latest, and none times out early.
 //! - The right answer reaches the right caller, from the worker that was asked.
 //! - A call ends as it should, or fails by what is injected ([`calls::collateral`]), and in no other way.
-//! - No call runs twice; none runs of which `may_have_run()` is false; the work of one that timed out, or that lost
-//!   its caller, stops.
+//! - No call runs twice; none runs of which `may_have_run()` is false; the work of one that timed out, was
+//!   cancelled, or lost its caller, stops. Only an idempotent one may run again.
 //! - The sums of `Pool::stats` agree at every look, and in the end with what the callers have seen.
 //! - Memory stays bounded, the pool becomes whole again, and nothing is left of it.
 
@@ -50,6 +50,9 @@ const STARTUP: Duration = Duration::from_secs(5);
 const HEALTH_INTERVAL: Duration = Duration::from_millis(300);
 const HEALTH_TIMEOUT: Duration = Duration::from_millis(700);
 const GRACE: Duration = Duration::from_secs(5);
+const CANCEL_GRACE: Duration = Duration::from_millis(500);
+/// More than the handlers that may have some take, in bytes.
+const MEMORY_LIMIT: u64 = 350 << 20;
 
 /// How long a pool is called before anything is measured: what a first pool leaves in the runtime and the allocator
 /// is no leak.
@@ -86,6 +89,8 @@ struct Chaos {
     cut: AtomicBool,
     /// The most memory that the host was seen to have, in bytes.
     peak: AtomicUsize,
+    /// The slot that each key was seen to belong to.
+    slots: [AtomicUsize; calls::KEYS],
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
@@ -190,6 +195,11 @@ async fn round(
         .health_interval(HEALTH_INTERVAL)
         .health_timeout(HEALTH_TIMEOUT)
         .shutdown_grace(GRACE)
+        .cancel_grace(CANCEL_GRACE)
+        .circuit_threshold(0)
+        .max_requests(200)
+        .max_age(Duration::from_secs(4))
+        .memory_limit(MEMORY_LIMIT)
         .start()
         .await?;
     let start = Instant::now();
@@ -202,6 +212,7 @@ async fn round(
         faulty: AtomicBool::new(faults.is_some()),
         cut: AtomicBool::new(false),
         peak: AtomicUsize::new(0),
+        slots: std::array::from_fn(|_| AtomicUsize::new(calls::NO_SLOT)),
     });
 
     let watching = tokio::spawn(watch(Arc::clone(&chaos), system::memory() + GROWTH));

@@ -269,7 +269,10 @@ impl State {
             port.pid = Some(pid);
             let successor = Successor { epoch, pid, link: port.link.clone() };
             successor.take_over(&self.shared, self.slot);
-            self.rolled(Ok(()));
+            // Whoever waits for one that is still to come goes on waiting.
+            if self.next.is_none() {
+                self.rolled(Ok(()));
+            }
         } else if let Some(next) = self.next.as_mut().filter(|next| next.epoch == epoch) {
             next.pid = Some(pid);
             let successor = Successor { epoch, pid, link: next.link.clone() };
@@ -376,10 +379,12 @@ impl State {
 
     /// Looks after the process: one that is busy does not answer pings, and must not be stopped.
     fn look_after(&mut self, myself: &ActorRef<WorkerMsg>) {
+        // One that is being started would miss the ping; it has its own time.
+        let Some(pid) = self.port.as_ref().and_then(|port| port.pid) else {
+            return;
+        };
         if self.shared.board.is_busy(self.slot) {
-            let pid = self.port.as_ref().and_then(|port| port.pid);
-            let usage = pid.and_then(|pid| sys::usage(pid).ok());
-            if usage.is_some_and(|usage| usage.stopped) {
+            if sys::usage(pid).is_ok_and(|usage| usage.stopped) {
                 self.tell(Command::Kill(Ended::Suspended));
             }
         } else if self.pinged.is_none() {

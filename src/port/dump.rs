@@ -20,12 +20,14 @@ pub(super) struct Dump {
     text: Vec<u8>,
     /// A stack was asked for, and is not there yet.
     expected: bool,
+    /// Nobody can write one any more.
+    ended: bool,
 }
 
 impl Dump {
     pub(super) fn new(pipe: OwnedFd) -> io::Result<Self> {
         let pipe = Receiver::from_owned_fd(pipe)?;
-        Ok(Self { pipe, text: Vec::new(), expected: false })
+        Ok(Self { pipe, text: Vec::new(), expected: false, ended: false })
     }
 
     /// A stack is about to be asked for; what is there is of an earlier one.
@@ -49,7 +51,7 @@ impl Dump {
                 self.expected = false;
                 return Poll::Ready(tidy(&self.text[..end]));
             }
-            if ready!(self.pipe.poll_read_ready(cx)).is_err() {
+            if self.ended || ready!(self.pipe.poll_read_ready(cx)).is_err() {
                 self.expected = false;
             }
         }
@@ -67,7 +69,12 @@ impl Dump {
         // More than one stack has never been of use; a worker that writes without end must not fill the host's memory.
         const ENOUGH: usize = 256 << 10;
         let mut chunk = [0; 4096];
-        while let Ok(count @ 1..) = self.pipe.try_read(&mut chunk) {
+        while let Ok(count) = self.pipe.try_read(&mut chunk) {
+            if count == 0 {
+                // Nobody holds the other end: it stays ready for ever, and there is nothing to wait for.
+                self.ended = true;
+                return;
+            }
             if self.text.len() > ENOUGH {
                 self.text.clear();
             }
@@ -88,7 +95,25 @@ fn tidy(text: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::tidy;
+    use std::future::poll_fn;
+    use std::task::Poll;
+    use std::time::Duration;
+
+    use super::{Dump, tidy};
+    use crate::sys;
+
+    #[tokio::test]
+    async fn nothing_is_expected_of_a_worker_that_is_gone() {
+        let (ours, theirs) = sys::pipe(true).unwrap();
+        let mut dump = Dump::new(ours).unwrap();
+        dump.expect();
+        drop(theirs);
+        let gives_up = poll_fn(|cx| {
+            let _ = dump.poll(cx);
+            if dump.expected { Poll::Pending } else { Poll::Ready(()) }
+        });
+        tokio::time::timeout(Duration::from_secs(10), gives_up).await.unwrap();
+    }
 
     #[test]
     fn the_frames_of_the_loop_are_cut_away() {

@@ -93,6 +93,7 @@ impl Successor {
             // It ended before anybody counted on it, and said so too early.
             shared.board.stopping(slot, epoch);
             shared.board.down(slot, epoch, None);
+            shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
         }
     }
 }

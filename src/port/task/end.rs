@@ -21,6 +21,8 @@ const LEAST_REPORT: Duration = Duration::from_millis(20);
 impl PortTask {
     pub(super) async fn end(&mut self, mut live: Live, leave: Leave) -> PortEnd {
         let Self { slot, epoch, .. } = *self;
+        // Before the board and the dispatcher hear of it: whoever lets this port take over too late then sees it.
+        self.commands.close();
         let (leave, successor) = match leave {
             Leave::Replaced(successor) => (Leave::Recycle, Some(successor)),
             leave => (leave, live.successor.take()),
@@ -76,7 +78,6 @@ impl PortTask {
 
     /// Calls that were sent here and not read go to another worker.
     async fn return_unread(&mut self) {
-        self.commands.close();
         // Not `try_recv`, which would miss one that is just being sent.
         while let Some(command) = self.commands.recv().await {
             if let Command::Run(request) = command {
