@@ -148,7 +148,7 @@ pub(crate) async fn run(shared: Arc<Shared>, plan: Autoscale) {
 }
 
 fn look(shared: &Shared) -> Load {
-    let waited = shared.dispatcher(|dispatcher| dispatcher.longest_wait()).flatten();
+    let waited = shared.dispatcher(Dispatcher::longest_wait).flatten();
     shared.board.load(waited)
 }
 

@@ -86,7 +86,7 @@ async fn it_goes_on_after_a_restart_of_the_actors() {
     let directory = tempfile::tempdir().unwrap();
     let builder = pool("held.py").autoscale(1..=3).autoscale_after(SHORT, 10 * SHORT);
     let pool = builder.start().await.unwrap();
-    let actor = registry::where_is(pool.name().to_owned()).unwrap();
+    let actor = registry::where_is(pool.name()).unwrap();
     actor.kill_and_wait(None).await.unwrap();
     let calls: Vec<_> = (0..3)
         .map(|number| {

@@ -59,6 +59,11 @@ impl Cancelling {
         [answer_at, self.dump_at, again_at].into_iter().flatten().fold(self.kill_at, Instant::min)
     }
 
+    /// What is left of the grace.
+    pub(super) fn left(&self) -> Duration {
+        self.kill_at.saturating_duration_since(Instant::now())
+    }
+
     /// Answers a caller who still waits for the stack.
     pub(super) fn answer(&mut self, stack: String) {
         if let Some(request) = self.caller.take() {

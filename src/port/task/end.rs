@@ -37,10 +37,15 @@ impl PortTask {
         self.shared.board.stopping(slot, epoch);
         self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
         self.return_unread().await;
-        let (exit, ended) = self.exit(&mut live, leave).await;
+        let mut leave = leave;
         if let Some(mut cancelling) = live.cancelling.take() {
             cancelling.answer(live.port.take_dump());
+            // A handler that was given its time has no more of it because the pool ends.
+            if let Leave::Exit { grace } = &mut leave {
+                *grace = cancelling.left().min(*grace);
+            }
         }
+        let (exit, ended) = self.exit(&mut live, leave).await;
         for frame in live.port.drain(self.source(live.running())) {
             self.last_frame(&mut live, &frame);
         }
