@@ -162,6 +162,23 @@ fn a_request_that_comes_back_goes_to_an_idle_worker_at_once() {
 }
 
 #[test]
+fn the_oldest_that_any_worker_may_run_is_known() {
+    let mut scheduler = idle(1);
+    assert_eq!(scheduler.oldest(), None);
+    let of = |priority, slot| Wish { priority, ..wish(slot) };
+    scheduler.submit(1, never(), ANY, 1);
+    for (id, priority, slot) in [(2, High, Some(0)), (3, Low, None), (4, High, None)] {
+        scheduler.submit(id, never(), of(priority, slot), id);
+    }
+    assert_eq!(scheduler.oldest(), Some(&3));
+    scheduler.cancel(3);
+    assert_eq!(scheduler.oldest(), Some(&4));
+    scheduler.down(0, 1);
+    scheduler.resubmit(1, never(), ANY, 1);
+    assert_eq!(scheduler.oldest(), Some(&1), "it came back");
+}
+
+#[test]
 fn draining_gives_everything_that_waits_in_order() {
     let mut scheduler = idle(2);
     scheduler.submit(1, never(), on(0), 1);

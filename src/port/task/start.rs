@@ -16,7 +16,7 @@ impl PortTask {
     pub(super) async fn start(&mut self) -> Result<Live, StartError> {
         let system = |error: std::io::Error| StartError::System(error.to_string());
         let (mut port, ends) = Port::open(self.shared.config.limits.max_frame).map_err(system)?;
-        let (reply, spawned) = oneshot::channel();
+        let (reply, mut spawned) = oneshot::channel();
         let order = SpawnOrder {
             slot: self.slot,
             epoch: self.epoch,
@@ -28,8 +28,17 @@ impl PortTask {
         let no_launcher = || StartError::Stopped { what: name.clone() };
         self.launcher.send_message(LauncherMsg::Spawn(order)).map_err(|_| no_launcher())?;
         let child = tokio::select! {
-            () = told_to_stop(&mut self.actor_gone, &mut self.commands) => return Err(no_launcher()),
-            spawned = spawned => match spawned {
+            retired = told_to_stop(&mut self.actor_gone, &mut self.commands) => {
+                // The pool lives on, and is told when this slot's processes are gone.
+                if retired
+                    && let Ok(Ok(Ok(mut child))) = tokio::time::timeout(REPORT, spawned).await
+                {
+                    child.kill_group();
+                    let _ = child.exit(REPORT).await;
+                }
+                return Err(no_launcher());
+            }
+            spawned = &mut spawned => match spawned {
                 Ok(spawned) => spawned?,
                 Err(_) => {
                     // A launcher that died may have forked just before, and nobody else knows of that process. It finds
@@ -73,7 +82,7 @@ impl PortTask {
             let source = source(&self.shared, &self.name, 0);
             let event = tokio::select! {
                 biased;
-                () = told_to_stop(&mut self.actor_gone, &mut self.commands) => {
+                _ = told_to_stop(&mut self.actor_gone, &mut self.commands) => {
                     return Err(StartError::Stopped { what: self.name.clone() });
                 }
                 event = live.port.event(source) => event,
@@ -140,20 +149,23 @@ impl PortTask {
     }
 }
 
-/// Resolves when a port that is being started is not wanted any more.
+/// Resolves when a port that is being started is not wanted any more: whether because its slot is retired.
 async fn told_to_stop(
     actor_gone: &mut oneshot::Receiver<Infallible>,
     commands: &mut mpsc::UnboundedReceiver<Command>,
-) {
+) -> bool {
     let stop = async {
         while let Some(command) = commands.recv().await {
-            if matches!(command, Command::Retire | Command::Exit { .. } | Command::Kill(_)) {
-                return;
+            match command {
+                Command::Retire => return true,
+                Command::Exit { .. } | Command::Kill(_) => return false,
+                _ => {}
             }
         }
+        false
     };
     tokio::select! {
-        _ = actor_gone => {}
-        () = stop => {}
+        _ = actor_gone => false,
+        retired = stop => retired,
     }
 }
