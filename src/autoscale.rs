@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::dispatcher::Dispatcher;
 use crate::resize;
 use crate::shared::Shared;
 
