@@ -409,6 +409,7 @@ impl Caller {
                 Ordering::Relaxed,
             )
             && other != *slot
+            && !self.chaos.resized.load(Ordering::Relaxed)
         {
             return Err(format!("key {key} was of slot {other}, and is of {slot}"));
         }

@@ -1,5 +1,6 @@
 //! What is injected.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures::future::BoxFuture;
@@ -9,7 +10,7 @@ use snakepen::{Ended, Error, Exit, WorkerDeath};
 use tokio::time::{sleep, timeout};
 
 use crate::calls::{Argument, Call, Caller, Expect, pick};
-use crate::{LIMIT, system};
+use crate::{LIMIT, MORE, WORKERS, system};
 
 /// One kind of faults.
 struct Fault {
@@ -59,6 +60,7 @@ const FAULTS: &[Fault] = &[
     fault!("stop of the launcher", 2, |caller| signal_launcher(caller, Signal::STOP)),
     fault!("stop of the launcher, for a while", 2, pause_launcher),
     fault!("reload", 3, reload),
+    fault!("resize, there and back", 3, resize),
     // Actors. The root is spared: with it the pool is shut down.
     fault!("end of a worker's actor", 10, end_worker),
     fault!("end of the pool's actor", 4, |caller| end_actor(caller, "")),
@@ -201,6 +203,25 @@ async fn reload(caller: &mut Caller) -> bool {
     };
     caller.chaos.ledger.violation(&format!("a reload, after {:.1?}: {what}", start.elapsed()));
     false
+}
+
+/// Grows, and shrinks to what it was. A key may belong to another slot meanwhile.
+async fn resize(caller: &mut Caller) -> bool {
+    caller.chaos.resized.store(true, Ordering::Relaxed);
+    let more = caller.rng.usize(1..=MORE);
+    for size in [WORKERS + more, WORKERS] {
+        let start = Instant::now();
+        let what = match timeout(LIMIT, caller.chaos.pool.resize(size)).await {
+            Ok(Ok(()) | Err(Error::Start(_))) => continue,
+            Ok(Err(Error::Closed { .. })) => return false,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "does not end".to_owned(),
+        };
+        let took = start.elapsed();
+        caller.chaos.ledger.violation(&format!("a resize to {size}, after {took:.1?}: {what}"));
+        return false;
+    }
+    true
 }
 
 // === Actors ===
