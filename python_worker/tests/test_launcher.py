@@ -224,6 +224,9 @@ def test_the_descriptors_of_the_host_are_not_passed_on() -> None:
 def test_a_launcher_without_room_for_descriptors_goes_on(launcher: Launcher) -> None:
     launcher.configure()
     first = launcher.worker()
+    # Once it answers, it has closed its copies of the first worker's descriptors.
+    launcher.say({"op": "ping", "token": 8})
+    assert launcher.hear() == {"op": "pong", "token": 8}
     pid = launcher.process.pid
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(descriptors(pid)) + 2, limits[1]))
