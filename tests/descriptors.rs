@@ -129,6 +129,8 @@ async fn what_a_preloaded_module_has_open_is_not_shared() {
     let pool = common::pool_over(&file).path(directory.path()).preload(["keeps_open"]).workers(3);
     let pool = pool.start().await.unwrap();
     let launcher = launcher_pid(&pool);
+    let is_closed = || !open(launcher).iter().any(|(_, target)| target.contains("snakepen-status"));
+    eventually("the launcher has closed its copies of the workers' own", is_closed).await;
     let held: Vec<_> = open(launcher).into_iter().filter(|(fd, _)| *fd > 2).collect();
     for pid in pids(&pool) {
         for (fd, target) in open(pid).into_iter().filter(|(fd, _)| *fd > 0) {

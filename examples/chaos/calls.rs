@@ -634,6 +634,8 @@ pub(crate) fn collateral(error: &Error) -> Option<String> {
             _ => None,
         },
         Error::Timeout { stage, .. } => Some(format!("timeout {stage}")),
+        // Late garbage within a large answer.
+        Error::Decode { handler, .. } if handler == "large" => Some("garbage within".to_owned()),
         Error::Restarted { .. } => Some("pool actor restarted".to_owned()),
         Error::Saturated { .. } => Some(SATURATED.to_owned()),
         Error::NoSuchWorker { .. } => Some("handle not found".to_owned()),
