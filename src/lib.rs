@@ -104,6 +104,7 @@ mod request;
 mod resize;
 mod retry;
 mod scheduler;
+pub mod session;
 mod shared;
 mod stats;
 mod sys;
@@ -114,6 +115,7 @@ pub use config::Builder;
 pub use error::{Ended, Error, Exit, PythonException, Stage, StartError, WorkerDeath};
 pub use pool::{Pool, WorkerHandle};
 pub use scheduler::Priority;
+pub use session::{Session, SessionError, SessionStore};
 pub use stats::{Failures, Quantiles, Stats, WorkerInfo, WorkerState};
 
 #[cfg(fuzzing)]
