@@ -188,6 +188,11 @@ impl SessionStore {
         StoreBuilder { settings, backend: Arc::new(Memory::new()) }
     }
 
+    /// A store in memory for one pool; its name is below the pool's.
+    pub(crate) async fn of_pool(name: String) -> Result<Self, SessionError> {
+        Self::builder(name).start().await
+    }
+
     /// The open store of this name in this process, if there is one.
     pub async fn find(name: &str) -> Option<Self> {
         let cell = registry::where_is(name)?;
