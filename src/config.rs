@@ -593,8 +593,8 @@ impl Config {
         format!("{}/{part}", self.name)
     }
 
-    /// What the launcher is told (`ARCHITECTURE.md`, Launcher protocol).
-    pub(crate) fn for_launcher(&self) -> Result<Value, StartError> {
+    /// What the launcher is told (`ARCHITECTURE.md`, Launcher protocol); the workers' cgroups go into this directory.
+    pub(crate) fn for_launcher(&self, cgroup: Option<&Path>) -> Result<Value, StartError> {
         let text = |path: &Path| {
             path.to_str().map(str::to_owned).ok_or_else(|| {
                 StartError::System(format!("the path {} is not UTF-8", path.display()))
@@ -606,6 +606,10 @@ impl Config {
             Some(Handlers::Module(name)) => json!({ "module": name }),
         };
         let paths = self.paths.iter().map(|p| text(p)).collect::<Result<Vec<_>, _>>()?;
+        let cgroup = match cgroup {
+            None => Value::Null,
+            Some(path) => json!({ "directory": text(path)?, "memory": self.worker_limits.memory }),
+        };
         Ok(json!({
             "pool": self.name,
             "handlers": handlers,
@@ -615,6 +619,7 @@ impl Config {
             "fresh": self.fresh_interpreter,
             "reuse_after_cancel": self.reuse_after_cancel,
             "max_frame": self.limits.max_frame,
+            "cgroup": cgroup,
             "log_level": crate::port::output::python_log_level(),
         }))
     }

@@ -16,6 +16,7 @@ use crate::dispatcher::{Dispatcher, Submitted};
 use crate::error::StartError;
 use crate::pool::Anchor;
 use crate::request::Request;
+use crate::sys::PoolCgroup;
 
 /// Processes that do not even end after KILL (stuck in the kernel) are not waited for longer than this.
 const REAP: Duration = Duration::from_secs(10);
@@ -50,6 +51,8 @@ pub(crate) struct PoolRef {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    /// Where the kernel holds workers to their memory limit, if there is one and the machine lets it.
+    pub(crate) cgroup: Option<PoolCgroup>,
     pub(crate) board: Board,
     pub(crate) breaker: Breaker,
     pub(crate) cell: watch::Sender<PoolCell>,
@@ -67,8 +70,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Config, cgroup: Option<PoolCgroup>) -> Self {
         Self {
+            cgroup,
             board: Board::new(config.workers),
             breaker: Breaker::new(config.limits.circuit_threshold, config.limits.circuit_cool_down),
             config,
@@ -176,6 +180,13 @@ impl Shared {
                 pool = self.config.name,
                 "the launcher's process does not end, not even killed"
             );
+        }
+    }
+
+    /// Removes the pool's cgroup, when all of its processes have ended.
+    pub(crate) async fn remove_cgroup(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove().await;
         }
     }
 

@@ -19,7 +19,7 @@ use crate::error::{Exit, StartError};
 use crate::port::output::Source;
 use crate::port::process::Child;
 use crate::shared::Shared;
-use crate::sys::{self, Process};
+use crate::sys::{self, PoolCgroup, Process};
 use crate::wire;
 
 /// At most so many spawns are under way: each has five descriptors in flight, which the kernel counts.
@@ -156,7 +156,8 @@ impl LauncherTask {
     }
 
     async fn ready(&mut self, launcher: &mut LauncherProcess) -> Result<(), NotReady> {
-        let config = self.shared.config.for_launcher()?;
+        let cgroup = self.shared.cgroup.as_ref().map(PoolCgroup::directory);
+        let config = self.shared.config.for_launcher(cgroup)?;
         let configure = ToLauncher::Configure { version: wire::VERSION, config };
         match launcher.send(&configure, &[]).await {
             // One that died at once has more to say than "broken pipe".

@@ -3,7 +3,7 @@ use crate::wire::{FrameBuilder, Kind};
 
 /// Two slots, and room for three calls beside those that run.
 fn shared() -> Arc<Shared> {
-    Arc::new(Shared::new(crate::config::tests::config(2, 3)))
+    Arc::new(Shared::new(crate::config::tests::config(2, 3), None))
 }
 
 fn ticket(shared: &Arc<Shared>, id: u64) -> (Ticket, oneshot::Receiver<Answer>) {

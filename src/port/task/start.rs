@@ -16,6 +16,7 @@ impl PortTask {
     pub(super) async fn start(&mut self) -> Result<Live, StartError> {
         let system = |error: std::io::Error| StartError::System(error.to_string());
         let (mut port, ends) = Port::open(self.shared.config.limits.max_frame).map_err(system)?;
+        let cgroup = self.shared.cgroup.as_ref().map(|pool| pool.worker(self.slot, self.epoch));
         let (reply, mut spawned) = oneshot::channel();
         let order = SpawnOrder {
             slot: self.slot,
@@ -58,12 +59,16 @@ impl PortTask {
             cancelling: None,
             successor: None,
             retiring: false,
+            cgroup,
             meter: Meter::new(&self.shared.config.worker_limits),
         };
         let timeout = self.shared.config.limits.startup_timeout;
         let ready = tokio::time::timeout(timeout, self.ready(&mut live)).await;
         let error = match ready {
-            Ok(Ok(())) => return Ok(live),
+            Ok(Ok(())) => {
+                self.check_cgroup(&mut live);
+                return Ok(live);
+            }
             Ok(Err(error)) => error,
             Err(_) => StartError::Timeout {
                 what: format!("worker {} (loading its handlers)", self.name),
@@ -74,6 +79,16 @@ impl PortTask {
         let _ = live.child.exit(REPORT).await;
         live.port.drain(self.source(0));
         Err(error)
+    }
+
+    /// One that could not be put into its cgroup serves all the same, and is watched: the launcher has said why.
+    fn check_cgroup(&self, live: &mut Live) {
+        if live.cgroup.take_if(|cgroup| !cgroup.holds(self.pid)).is_some() {
+            tracing::warn!(
+                worker = self.name,
+                "no cgroup of its own: its resident size is watched"
+            );
+        }
     }
 
     /// Waits until the worker has said READY.
@@ -137,11 +152,11 @@ impl PortTask {
                 return error;
             }
         }
-        StartError::Exited {
-            what: format!("worker {}", self.name),
-            exit,
-            stderr: live.port.stderr_tail(),
+        let what = format!("worker {}", self.name);
+        if let Some((held, limit)) = self.over_limit(live) {
+            return StartError::Memory { what, held, limit };
         }
+        StartError::Exited { what, exit, stderr: live.port.stderr_tail() }
     }
 
     fn broke_protocol(&self, error: &ProtocolError) -> StartError {
