@@ -1,5 +1,8 @@
-"""Workers' cgroups, in which the kernel holds them to the pool's memory limit. Rust has found where they can be made, and
-removes each when its worker has ended; the launcher makes them, and removes what a dead host has left."""
+"""Workers' cgroups, in which the kernel holds them to the pool's memory limit.
+
+Rust has found where they can be made, and removes each when its worker has ended. The launcher makes them, and removes
+what a dead host has left.
+"""
 
 from __future__ import annotations
 
