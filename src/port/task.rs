@@ -27,7 +27,6 @@ use crate::error::{Ended, StartError};
 use crate::request::{Request, Why};
 use crate::shared::Shared;
 use crate::stats::WorkerState;
-use crate::sys::WorkerCgroup;
 use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind, ProtocolError};
 use cancel::Cancelling;
 use limits::Meter;
@@ -145,8 +144,6 @@ struct Live {
     successor: Option<Successor>,
     /// It leaves as soon as no call is running.
     retiring: bool,
-    /// Where the kernel holds it to its memory limit.
-    cgroup: Option<WorkerCgroup>,
     meter: Meter,
 }
 

@@ -110,12 +110,12 @@ impl PortTask {
 
     /// The limit on its memory, where the kernel does not see to that.
     fn watched_memory(&self, live: &Live) -> Option<u64> {
-        self.shared.config.worker_limits.memory.filter(|_| live.cgroup.is_none())
+        self.shared.config.worker_limits.memory.filter(|_| live.child.cgroup().is_none())
     }
 
     /// What it held in bytes, and its limit, if the kernel has killed it for that.
     pub(super) fn over_limit(&self, live: &Live) -> Option<(u64, u64)> {
-        match live.cgroup.as_ref()?.killed()? {
+        match live.child.cgroup()?.killed()? {
             Killed::OverLimit { held } => Some((held, self.shared.config.worker_limits.memory?)),
             Killed::OutOfMemory => {
                 tracing::error!(

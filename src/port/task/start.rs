@@ -23,6 +23,7 @@ impl PortTask {
             epoch: self.epoch,
             worker: self.name.clone(),
             ends,
+            cgroup,
             reply,
         };
         let name = self.name.clone();
@@ -59,7 +60,6 @@ impl PortTask {
             cancelling: None,
             successor: None,
             retiring: false,
-            cgroup,
             meter: Meter::new(&self.shared.config.worker_limits),
         };
         let timeout = self.shared.config.limits.startup_timeout;
@@ -83,7 +83,7 @@ impl PortTask {
 
     /// One that could not be put into its cgroup serves all the same, and is watched: the launcher has said why.
     fn check_cgroup(&self, live: &mut Live) {
-        if live.cgroup.take_if(|cgroup| !cgroup.holds(self.pid)).is_some() {
+        if live.child.give_up_cgroup() {
             tracing::warn!(
                 worker = self.name,
                 "no cgroup of its own: its resident size is watched"
