@@ -251,6 +251,28 @@ async fn a_worker_without_one_is_watched() {
 }
 
 #[tokio::test]
+async fn nothing_is_left_of_a_start_that_is_given_up() {
+    let Some(_alone) = delegated().await else { return };
+    let pool = limited().start().await.unwrap();
+    let parent = cgroups_of(&pool).await.unwrap().parent().unwrap().to_owned();
+    finish(pool).await;
+    let left = || {
+        let of_this_process = format!("snakepen-{}-", std::process::id());
+        let names = fs::read_dir(&parent).unwrap().flatten().map(|entry| entry.file_name());
+        names.filter(|name| name.to_str().unwrap().starts_with(&of_this_process)).count()
+    };
+    assert_eq!(left(), 0);
+    let (directory, path) = handler_file(
+        "import pathlib, time\n(pathlib.Path(__file__).parent / 'loads').touch()\ntime.sleep(1000)\n",
+    );
+    let start = tokio::spawn(pool_over(&path).workers(2).memory_limit(LIMIT).start());
+    eventually("it loads", || directory.path().join("loads").exists()).await;
+    assert_eq!(left(), 1);
+    start.abort();
+    eventually("its cgroups are gone", || left() == 0).await;
+}
+
+#[tokio::test]
 async fn pools_of_one_name_after_one_another_do_not_meet() {
     let Some(_alone) = delegated().await else { return };
     let mut seen = Vec::new();

@@ -58,7 +58,9 @@ impl Child {
     /// Gives up its cgroup if it is not in it, as that could not be made, or entered; whether that was so.
     pub(crate) fn give_up_cgroup(&mut self) -> bool {
         let pid = self.pid();
-        self.cgroup.take_if(|cgroup| !cgroup.holds(pid)).is_some()
+        // One that was killed at its limit was in it.
+        let never_held = |it: &mut WorkerCgroup| !it.holds(pid) && it.killed().is_none();
+        self.cgroup.take_if(never_held).is_some()
     }
 
     /// Ready when the process has ended, or when the launcher that would tell is gone.

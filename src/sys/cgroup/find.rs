@@ -76,7 +76,7 @@ fn is_given(directory: &Path, is_top: bool) -> bool {
     if MARKS.iter().any(marked) {
         return true;
     }
-    let me = super::super::effective_uid();
+    let me = crate::sys::effective_uid();
     let is_mine = fs::metadata(directory).is_ok_and(|it| me != 0 && it.uid() == me);
     is_mine && directory.extension().is_none_or(|kind| kind != "slice")
 }
