@@ -175,7 +175,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Error::Start`] with the traceback if the code does not load; the pool then serves with the code that it had.
+    /// [`Error::Start`] with the traceback if the code does not load; the pool then serves with the code that it had. If the
+    /// launcher that had it dies meanwhile, everything starts with the code as it is then, as after any launcher's death.
     pub async fn reload(&self) -> Result<(), Error> {
         let reload = tokio::spawn(reload::reload(Arc::clone(&self.anchor.shared)));
         match reload.await {

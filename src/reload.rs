@@ -26,8 +26,10 @@ pub(crate) async fn reload(shared: Arc<Shared>) -> Result<(), Arc<StartError>> {
     while let (Ok(()), Some(slot)) = (&rolled, slots.next()) {
         rolled = roll(&shared, slot).await;
     }
-    if rolled.is_err() {
-        let _ = launcher.send_message(LauncherMsg::Revert);
+    // Without the former launcher everybody starts anew anyway.
+    if rolled.is_err()
+        && let Ok(CallResult::Success(())) = launcher.call(LauncherMsg::Revert, None).await
+    {
         for slot in 0..slots.start {
             // What ran before runs again; if not, the supervisor tries on.
             let _ = roll(&shared, slot).await;

@@ -33,8 +33,9 @@ pub(crate) enum LauncherMsg {
     Spawn(SpawnOrder),
     /// Start a new process, which takes the orders once it is ready; the answer is sent then.
     Reload(RpcReplyPort<Result<(), Arc<StartError>>>),
-    /// Give the orders back to the process that had them before the reload.
-    Revert,
+    /// Give the orders back to the process that had them before the reload; answered when that is done. Where that process
+    /// has ended meanwhile, this actor ends as if it had done so in office, and all start with the code as it is then.
+    Revert(RpcReplyPort<()>),
     /// The reload is over: the process that takes no orders leaves after its last worker.
     Settle,
     /// Let the process leave in order.
@@ -76,6 +77,8 @@ pub(crate) struct State {
     candidate: Option<(Process, Reply)>,
     /// The one that took them before.
     former: Option<Process>,
+    /// How that one ended, if it did before the reload was over.
+    lost: Option<LauncherEnd>,
     /// Those that leave after their last worker.
     retiring: Vec<Process>,
 }
@@ -97,6 +100,7 @@ impl Actor for Launcher {
             current,
             candidate: None,
             former: None,
+            lost: None,
             retiring: Vec::new(),
         })
     }
@@ -125,12 +129,17 @@ impl Actor for Launcher {
                     let _ = reply.send(Ok(()));
                 }
             }
-            LauncherMsg::Revert => {
+            LauncherMsg::Revert(reply) => {
+                if let Some(end) = state.lost.take() {
+                    return Err(Box::new(LauncherFailed(end)));
+                }
                 if let Some(former) = &mut state.former {
                     std::mem::swap(&mut state.current, former);
                 }
+                let _ = reply.send(());
             }
             LauncherMsg::Settle => {
+                state.lost = None;
                 if let Some(former) = state.former.take() {
                     let _ = former.orders.send(Order::Retire);
                     state.retiring.push(former);
@@ -161,6 +170,9 @@ impl State {
         if let LauncherEnd::Died { message, .. } = &end {
             tracing::error!(pool = self.shared.config.name, "{message}; its workers end with it");
         }
+        if self.former.take_if(|it| it.generation == generation).is_some() {
+            self.lost = Some(end.clone());
+        }
         let failed = self.candidate.take_if(|(it, _)| it.generation == generation);
         if let Some((_, reply)) = failed {
             let what = || "the new launcher".to_owned();
@@ -170,7 +182,6 @@ impl State {
                 LauncherEnd::Left => Arc::new(StartError::Stopped { what: what() }),
             }));
         }
-        self.former.take_if(|it| it.generation == generation);
         self.retiring.retain(|it| it.generation != generation);
     }
 }
