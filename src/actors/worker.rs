@@ -178,9 +178,12 @@ impl Actor for Worker {
             }
             WorkerMsg::Replaced { epoch } => {
                 if state.left(epoch) {
-                    state.port = state.next.take();
                     state.pinged = None;
-                    state.rolled(Ok(()));
+                    state.port = state.next.take();
+                    // It may be another one than has taken over, and has ended.
+                    if state.port.as_ref().is_some_and(|port| port.pid.is_some()) {
+                        state.rolled(Ok(()));
+                    }
                     state.start_unless_stopping(&myself);
                 }
             }
@@ -282,15 +285,14 @@ impl State {
         } else if let Some(next) = self.next.as_mut().filter(|next| next.epoch == epoch) {
             next.pid = Some(pid);
             let successor = Successor { epoch, pid, link: next.link.clone() };
-            match &self.port {
-                // One that is not ready itself has nothing to hand over.
-                Some(Served { epoch, pid: None, .. }) => {
-                    let epoch = *epoch;
-                    self.tell(Command::Kill(Ended::Recycled));
-                    self.left(epoch);
-                    self.promote();
-                }
-                _ => self.tell(Command::HandOver(successor)),
+            // One that is not ready itself has nothing to hand over; one that is being ended does not listen any more.
+            let told = self.port.as_ref().is_some_and(|port| {
+                port.pid.is_some() && port.link.send(Command::HandOver(successor)).is_ok()
+            });
+            if !told {
+                self.tell(Command::Kill(Ended::Recycled));
+                self.leaving.extend(self.port.take());
+                self.promote();
             }
         }
     }
@@ -383,6 +385,9 @@ impl State {
                 self.promote();
             }
         } else {
+            if let PortEnd::Died { message, .. } = &end {
+                tracing::warn!(pool = shared.config.name, worker, "{message}");
+            }
             self.leaving.retain(|port| port.epoch != epoch);
         }
         if self.stopping && self.port.is_none() && self.next.is_none() && self.leaving.is_empty() {

@@ -82,6 +82,11 @@ pub(crate) struct Successor {
 }
 
 impl Successor {
+    /// Whether it can take over; one that has ended since it was ready cannot.
+    pub(crate) fn is_there(&self) -> bool {
+        !self.link.is_closed()
+    }
+
     /// It takes calls from now on. The board first: a pool actor that starts just now reads it there.
     pub(crate) fn take_over(self, shared: &Shared, slot: usize) {
         let Self { epoch, pid, link } = self;
@@ -262,6 +267,8 @@ impl PortTask {
             Command::Ping(token) => {
                 let _ = self.worker.send_message(WorkerMsg::Pong(token));
             }
+            // Its worker hears of it, and serves on.
+            Command::HandOver(successor) if !successor.is_there() => {}
             Command::HandOver(successor) if live.is_free() => {
                 return Some(Leave::Replaced(successor));
             }
@@ -363,7 +370,7 @@ impl PortTask {
         if live.retiring {
             return Some(Leave::Exit { grace: TERM_GRACE });
         }
-        if let Some(successor) = live.successor.take() {
+        if let Some(successor) = live.successor.take().filter(Successor::is_there) {
             return Some(Leave::Replaced(successor));
         }
         if let Some(next) = self.next(id) {
