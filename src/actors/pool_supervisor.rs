@@ -206,7 +206,7 @@ impl State {
             }
             Part::Pool => {
                 let name = config.name.clone();
-                let dispatcher = Arc::new(Dispatcher::new(self.shared.board.active()));
+                let dispatcher = Arc::new(Dispatcher::new(&self.shared.board));
                 let arguments =
                     || PoolArguments { shared: shared(), dispatcher: Arc::clone(&dispatcher) };
                 let (actor, _) = spawn_child(name, myself, || Pool, arguments).await?;
