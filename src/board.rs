@@ -485,6 +485,7 @@ impl Board {
         inner.slots.iter().find(holds)?.link.clone()
     }
 
+    /// Without what the breaker knows.
     pub(crate) fn stats(&self) -> Stats {
         let inner = self.lock();
         let ready = |slot: &&Slot| matches!(slot.state, WorkerState::Idle | WorkerState::Busy);
@@ -500,6 +501,7 @@ impl Board {
             restarts: inner.restarts,
             queue_time: Quantiles::default(),
             service_time: Quantiles::default(),
+            circuits: Vec::new(),
         };
         // Searching them takes longer than copying them; calls wait for neither.
         let (queue_time, service_time) = (inner.queue_time.clone(), inner.service_time.clone());

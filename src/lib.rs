@@ -114,7 +114,7 @@ pub use config::Builder;
 pub use error::{Ended, Error, Exit, PythonException, Stage, StartError, WorkerDeath};
 pub use pool::{Pool, WorkerHandle};
 pub use scheduler::Priority;
-pub use stats::{Failures, Quantiles, Stats, WorkerInfo, WorkerState};
+pub use stats::{Failures, OpenCircuit, Quantiles, Stats, WorkerInfo, WorkerState};
 
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -161,7 +161,9 @@ impl Pool {
 
     /// Figures of the pool, from one consistent look.
     pub fn stats(&self) -> Stats {
-        self.anchor.shared.board.stats()
+        let Shared { board, breaker, .. } = &*self.anchor.shared;
+        let stats = board.stats();
+        Stats { circuits: breaker.open(), ..stats }
     }
 
     /// What each of its workers is doing, by slot.
