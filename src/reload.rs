@@ -35,8 +35,11 @@ pub(crate) async fn reload(shared: Arc<Shared>) -> Result<(), Arc<StartError>> {
             let _ = roll(&shared, slot).await;
         }
     }
-    let _ = launcher.send_message(LauncherMsg::Settle);
-    rolled
+    match launcher.call(LauncherMsg::Settle, None).await {
+        // A new launcher that has died is why its worker did not start.
+        Ok(CallResult::Success(settled)) => settled.and(rolled),
+        _ => rolled,
+    }
 }
 
 /// Replaces a slot's worker by one of the launcher that takes orders now. A slot without a worker gets one of it anyway.

@@ -135,9 +135,10 @@ async fn a_pool_that_is_shut_down_meanwhile_ends_in_order() {
             tokio::spawn(async move { pool.reload().await })
         };
         tokio::task::yield_now().await;
-        finish(pool).await;
-        // It may have been done, or not; it has an answer.
-        let _ = reload.await.unwrap();
+        finish(pool.clone()).await;
+        let outcome = reload.await.unwrap();
+        assert!(matches!(outcome, Ok(()) | Err(Error::Closed { .. })), "{outcome:?}");
+        assert!(matches!(pool.reload().await, Err(Error::Closed { .. })));
     }
     mark.nothing_is_left().await;
 }
@@ -145,7 +146,7 @@ async fn a_pool_that_is_shut_down_meanwhile_ends_in_order() {
 /// A handler file whose import waits, and then fails, while the module `loaded` says so.
 fn waiting(started: &Path, release: &Path) -> String {
     format!(
-        "import os, time, snakepen, loaded\nif loaded.BROKEN:\n    open({started:?}, 'w').close()\n    \
+        "import os, time, snakepen, loaded\nif loaded.BROKEN:\n    with open({started:?}, 'w') as f: f.write(str(os.getppid()))\n    \
          while not os.path.exists({release:?}): time.sleep(0.001)\n    raise LookupError('broken on purpose')\n\
          @snakepen.handler\ndef pid(): return os.getpid()\n"
     )
@@ -181,9 +182,14 @@ impl Broken {
         self.is_broken(true);
         let pool = self.pool.clone();
         let reload = tokio::spawn(async move { pool.reload().await });
-        eventually("it is being loaded", || self.started.exists()).await;
+        eventually("it is being loaded", || self.new_launcher().is_some()).await;
         self.is_broken(false);
         reload
+    }
+
+    /// The parent of that worker.
+    fn new_launcher(&self) -> Option<i32> {
+        fs::read_to_string(&self.started).ok()?.parse().ok()
     }
 
     fn release(&self) {
@@ -227,6 +233,38 @@ async fn a_worker_that_dies_meanwhile_makes_no_success_of_a_failure() {
     assert!(matches!(&**start, StartError::Python { .. }), "{error:?}");
     whole(pool).await;
     assert_eq!(pool.call::<i32>("pid", ()).await.unwrap(), pids(pool)[0], "by the former launcher");
+    finish(broken.pool).await;
+    mark.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_launcher_that_dies_takes_nothing_along() {
+    let mark = Mark::new();
+    let broken = Broken::new(&mark, 2).await;
+    let pool = &broken.pool;
+    let launcher = launcher_pid(pool);
+    let over = Arc::new(AtomicBool::new(false));
+    let caller = {
+        let (pool, over) = (pool.clone(), Arc::clone(&over));
+        tokio::spawn(async move {
+            while !over.load(Ordering::Relaxed) {
+                pool.call::<i32>("pid", ()).await.expect("no call fails");
+            }
+        })
+    };
+    let reload = broken.reload().await;
+    let new = broken.new_launcher().unwrap();
+    assert_ne!(new, launcher);
+    kill(new, 9);
+    let error = reload.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains(&format!("pid {new}")), "{error}");
+    whole(pool).await;
+    over.store(true, Ordering::Relaxed);
+    caller.await.unwrap();
+    assert_eq!(launcher_pid(pool), launcher);
+    eventually("that one and its workers are left", || mark.processes().len() == 3).await;
+    pool.reload().await.unwrap();
+    assert_ne!(launcher_pid(pool), launcher, "the next one works");
     finish(broken.pool).await;
     mark.nothing_is_left().await;
 }

@@ -36,8 +36,9 @@ pub(crate) enum LauncherMsg {
     /// Give the orders back to the process that had them before the reload; answered when that is done. Where that process
     /// has ended meanwhile, this actor ends as if it had done so in office, and all start with the code as it is then.
     Revert(RpcReplyPort<()>),
-    /// The reload is over: the process that takes no orders leaves after its last worker.
-    Settle,
+    /// The reload is over: the process that takes no orders leaves after its last worker. The answer is an error if the new
+    /// one has ended meanwhile.
+    Settle(RpcReplyPort<Result<(), Arc<StartError>>>),
     /// Let the process leave in order.
     Exit,
     /// From a launcher's task: the process takes orders.
@@ -75,10 +76,12 @@ pub(crate) struct State {
     current: Process,
     /// The one that is to take them, and who waits for it.
     candidate: Option<(Process, Reply)>,
-    /// The one that took them before.
+    /// The one that took them before the reload that is under way, and takes them again if that fails.
     former: Option<Process>,
     /// How that one ended, if it did before the reload was over.
     lost: Option<LauncherEnd>,
+    /// How the new one ended, likewise.
+    failed: Option<Arc<StartError>>,
     /// Those that leave after their last worker.
     retiring: Vec<Process>,
 }
@@ -101,6 +104,7 @@ impl Actor for Launcher {
             candidate: None,
             former: None,
             lost: None,
+            failed: None,
             retiring: Vec::new(),
         })
     }
@@ -133,17 +137,18 @@ impl Actor for Launcher {
                 if let Some(end) = state.lost.take() {
                     return Err(Box::new(LauncherFailed(end)));
                 }
-                if let Some(former) = &mut state.former {
-                    std::mem::swap(&mut state.current, former);
+                if let Some(former) = state.former.take() {
+                    let new = std::mem::replace(&mut state.current, former);
+                    state.retire(new);
                 }
                 let _ = reply.send(());
             }
-            LauncherMsg::Settle => {
+            LauncherMsg::Settle(reply) => {
                 state.lost = None;
                 if let Some(former) = state.former.take() {
-                    let _ = former.orders.send(Order::Retire);
-                    state.retiring.push(former);
+                    state.retire(former);
                 }
+                let _ = reply.send(state.failed.take().map_or(Ok(()), Err));
             }
             LauncherMsg::Exit => {
                 let others = state.former.iter().chain(&state.retiring);
@@ -153,9 +158,18 @@ impl Actor for Launcher {
                 state.candidate = None;
             }
             LauncherMsg::Ended { generation, end } if generation == state.current.generation => {
-                match end {
-                    LauncherEnd::Left => myself.stop(None),
-                    end => return Err(Box::new(LauncherFailed(end))),
+                match (end, state.former.take()) {
+                    (LauncherEnd::Left, _) => myself.stop(None),
+                    // The pool goes on with the one that it had.
+                    (LauncherEnd::Died { message, .. }, Some(former)) => {
+                        tracing::error!(
+                            pool = state.shared.config.name,
+                            "{message}; the reload has failed"
+                        );
+                        state.current = former;
+                        state.failed = Some(Arc::new(StartError::System(message)));
+                    }
+                    (end, _) => return Err(Box::new(LauncherFailed(end))),
                 }
             }
             LauncherMsg::Ended { generation, end } => state.other_ended(generation, end),
@@ -165,6 +179,12 @@ impl Actor for Launcher {
 }
 
 impl State {
+    /// It takes no more orders.
+    fn retire(&mut self, process: Process) {
+        let _ = process.orders.send(Order::Retire);
+        self.retiring.push(process);
+    }
+
     /// The pool lives on without this one.
     fn other_ended(&mut self, generation: u64, end: LauncherEnd) {
         if let LauncherEnd::Died { message, .. } = &end {
