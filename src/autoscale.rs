@@ -26,6 +26,7 @@ pub(crate) struct Autoscale {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) size: usize,
+    /// Workers that hold a call, if only one that was given up and has not ended yet.
     pub(crate) busy: usize,
     /// Calls that wait.
     pub(crate) queued: usize,

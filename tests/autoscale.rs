@@ -103,3 +103,27 @@ async fn it_goes_on_after_a_restart_of_the_actors() {
     eventually("it has shrunk", || pool.stats().size == 1).await;
     finish(pool).await;
 }
+
+/// A caller who has given up does not make the worker free that still runs the call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_does_not_let_go_of_a_call_is_busy() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = pool("cancelled.py")
+        .autoscale(1..=2)
+        .autoscale_after(SHORT, 500 * SHORT)
+        .cancel_grace(Duration::from_secs(3_600))
+        .shutdown_grace(SHORT)
+        .start()
+        .await
+        .unwrap();
+    let started = directory.path().join("started");
+    let mut call = pool.call::<()>("stubborn", (&started,));
+    let cancel = call.cancel_handle();
+    let call = tokio::spawn(call.into_future());
+    eventually("it runs", || started.exists()).await;
+    cancel.cancel();
+    assert!(matches!(call.await.unwrap(), Err(Error::Cancelled { .. })));
+    let other = pool.call::<i32>("pid", ()).await.unwrap();
+    assert_eq!((pool.stats().size, pids(&pool)[1]), (2, other));
+    finish(pool).await;
+}
