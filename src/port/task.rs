@@ -179,7 +179,15 @@ impl Live {
 
 impl PortTask {
     pub(crate) async fn run(mut self) {
-        let end = match self.start().await {
+        let mut last = LastWord {
+            worker: self.worker.clone(),
+            epoch: self.epoch,
+            end: PortEnd::Died {
+                uptime: Duration::ZERO,
+                message: format!("the task of worker {} panicked", self.name),
+            },
+        };
+        last.end = match self.start().await {
             Ok(mut live) => {
                 let ready = WorkerMsg::Ready { epoch: self.epoch, pid: self.pid };
                 let _ = self.worker.send_message(ready);
@@ -193,8 +201,6 @@ impl PortTask {
                 PortEnd::StartFailed(error)
             }
         };
-        // An actor that is gone needs no news; its supervisor has them from its end.
-        let _ = self.worker.send_message(WorkerMsg::Ended { epoch: self.epoch, end });
     }
 
     async fn serve(&mut self, live: &mut Live) -> Leave {
@@ -388,6 +394,22 @@ impl PortTask {
 
     fn source(&self, request: u64) -> Source<'_> {
         source(&self.shared, &self.name, request)
+    }
+}
+
+/// The news of a port's end. They come also if its task panics, as it does in a subscriber of `tracing` that panics: without
+/// them the slot would wait for ever.
+struct LastWord {
+    worker: ActorRef<WorkerMsg>,
+    epoch: u64,
+    end: PortEnd,
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        let Self { epoch, end, .. } = self;
+        // An actor that is gone needs no news; its supervisor has them from its end.
+        let _ = self.worker.send_message(WorkerMsg::Ended { epoch: *epoch, end: end.clone() });
     }
 }
 
