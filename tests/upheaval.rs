@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{LIMIT, Mark, eventually, finish, launcher_pid, pids, pool, whole, within};
+use common::{LIMIT, Mark, eventually, finish, parent, pids, pool, whole, within};
 use snakepen::{Error, Pool};
 
 /// Sends KILL to a process that may be gone by now.
@@ -80,75 +80,83 @@ fn callers(pool: &Pool, over: &Arc<AtomicBool>) -> Vec<tokio::task::JoinHandle<u
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_call_ends_while_everything_changes() {
+/// Changes a pool's size and code again and again, while `harm` is done to it, and calls run; then it must be well.
+async fn survives(harm: impl Fn(&Pool, usize) + Send + 'static) {
     let mark = Mark::new();
-    let pool = mark.on(pool("basic.py").workers(3).max_requests(50).circuit_threshold(0));
-    let pool = pool.start().await.unwrap();
+    let builder = pool("basic.py").workers(3).max_requests(50).circuit_threshold(0);
+    let pool = mark.on(builder).start().await.unwrap();
     let over = Arc::new(AtomicBool::new(false));
     let callers = callers(&pool, &over);
-    let killer = {
+    let harming = {
         let (pool, over) = (pool.clone(), Arc::clone(&over));
         tokio::spawn(async move {
-            let mut killed: usize = 0;
-            while !over.load(Ordering::Relaxed) {
+            let is_over = || over.load(Ordering::Relaxed);
+            let mut done = 0;
+            while !is_over() {
                 let before = pool.stats().completed;
-                let left = pids(&pool);
-                if let Some(&pid) = left.get(killed % left.len().max(1)) {
-                    kill_if_there(if killed % 7 == 6 {
-                        launcher_of(&pool).unwrap_or(pid)
-                    } else {
-                        pid
-                    });
-                    killed += 1;
-                }
-                let stopped = || over.load(Ordering::Relaxed);
-                eventually("calls go on", || stopped() || pool.stats().completed > before + 20)
-                    .await;
+                harm(&pool, done);
+                done += 1;
+                let goes_on = || is_over() || pool.stats().completed > before + 200;
+                eventually("calls go on", goes_on).await;
             }
-            killed
+            done
         })
     };
-    for round in 0..12 {
-        let size = [5, 1, 4, 2, 6, 3][round % 6];
-        let (resized, reloaded) =
-            within(LIMIT, "a change", async { tokio::join!(pool.resize(size), pool.reload()) })
-                .await;
-        // Whatever was started, or was to start others, may have been killed.
+    for size in [5, 1, 6, 2] {
+        // What was started, or was to start others, may have been ended: then either is an error.
+        let changes = async { tokio::join!(pool.resize(size), pool.reload()) };
+        let (resized, _) = within(LIMIT, "a change", changes).await;
         if resized.is_ok() {
             assert_eq!(pool.stats().size, size);
         }
-        drop(reloaded);
     }
     over.store(true, Ordering::Relaxed);
     for caller in callers {
         assert!(within(LIMIT, "a caller", caller).await.unwrap() > 0);
     }
-    assert!(killer.await.unwrap() > 0);
+    assert!(harming.await.unwrap() > 0);
+
     pool.resize(2).await.unwrap();
     pool.reload().await.unwrap();
     whole(&pool).await;
     eventually("no more than that is left", || mark.processes().len() == 3).await;
     for slot in 0..2 {
-        let pid = pool.worker(slot).unwrap().call::<i32>("pid", ()).await.unwrap();
-        assert!(pids(&pool).contains(&pid));
+        let pid = pool.worker(slot).unwrap().call::<i32>("pid", ()).idempotent();
+        assert!(pids(&pool).contains(&pid.await.unwrap()));
     }
-    let _ = launcher_pid(&pool);
     finish(pool).await;
     mark.nothing_is_left().await;
 }
 
-fn launcher_of(pool: &Pool) -> Option<i32> {
-    pids(pool)
-        .into_iter()
-        .find_map(common::parent)
-        .filter(|&pid| pid > 1 && pid != std::process::id().cast_signed())
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_and_launchers_are_killed() {
+    survives(|pool, done| {
+        let workers = pids(pool);
+        let Some(&worker) = workers.get(done % workers.len().max(1)) else { return };
+        let ours = |&pid: &i32| parent(pid) == Some(std::process::id().cast_signed());
+        let launcher = parent(worker).filter(ours).filter(|_| done % 7 == 6);
+        kill_if_there(launcher.unwrap_or(worker));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn actors_are_killed() {
+    const PARTS: [&str; 8] =
+        ["", "/worker/0", "/workers", "/worker/1", "/launcher", "", "/worker/2", "/supervisor"];
+    survives(|pool, done| {
+        let name = format!("{}{}", pool.name(), PARTS[done % PARTS.len()]);
+        if let Some(actor) = ractor::registry::where_is(name) {
+            actor.kill();
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_that_grows_and_shrinks_by_itself_is_shut_down_at_any_moment() {
     let mark = Mark::new();
-    for round in 0..30_usize {
+    for round in 0..15_usize {
         let short = Duration::from_millis(1);
         let builder = pool("basic.py").autoscale(1..=5).autoscale_after(short, 5 * short);
         let pool = mark.on(builder).start().await.unwrap();

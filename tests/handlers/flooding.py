@@ -24,8 +24,9 @@ def _dump_pipe() -> int:
 def _flood() -> None:
     # Opened anew, so that these wait where it is full.
     path = f"/proc/{os.getpid()}/fd/{_dump_pipe()}"
-    for _ in range(3):
-        subprocess.Popen(["cat", "/dev/zero"], stdout=open(path, "wb"))
+    with open(path, "wb") as pipe:
+        for _ in range(3):
+            subprocess.Popen(["cat", "/dev/zero"], stdout=pipe)
 
 
 @snakepen.handler
