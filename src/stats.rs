@@ -67,7 +67,7 @@ pub struct Failures {
     pub timeout_running: u64,
     /// Used too much processor time.
     pub cpu_time: u64,
-    /// Cancelled by a handle.
+    /// Cancelled by a handle; not those that were cancelled before they were made.
     pub cancelled: u64,
     /// The caller dropped its future.
     pub abandoned: u64,
