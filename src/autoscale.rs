@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::dispatcher::Dispatcher;
+use crate::error::Error;
 use crate::resize;
 use crate::shared::Shared;
 
@@ -25,6 +26,7 @@ pub(crate) struct Autoscale {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) size: usize,
+    /// Workers that hold a call, if only one that was given up and has not ended yet.
     pub(crate) busy: usize,
     /// Calls that wait.
     pub(crate) queued: usize,
@@ -122,11 +124,11 @@ pub(crate) async fn run(shared: Arc<Shared>, plan: Autoscale) {
                         tracing::info!(pool, from = load.size, to = size, "resized");
                         scaler.resized(Instant::now());
                     }
+                    Ok(Err(Error::Closed { .. })) | Err(_) => return,
                     Ok(Err(error)) => {
                         tracing::error!(pool, from = load.size, to = size, %error, "cannot resize");
                         scaler.failed(Instant::now());
                     }
-                    Err(_) => return,
                 }
             }
             Step::Look(after) => tokio::time::sleep(after).await,

@@ -282,12 +282,14 @@ impl Board {
     pub(crate) fn load(&self, waited: Option<Duration>) -> Load {
         let mut inner = self.lock();
         let now = inner.queued + inner.busy;
-        let last = inner.size.checked_sub(1).and_then(|last| inner.slots.get(last));
+        // Also with a call that was given up, and that Python has yet to end.
+        let holds = |slot: &Slot| slot.running.is_some();
+        let slots = &inner.slots[..inner.size];
         Load {
             size: inner.size,
-            busy: inner.busy,
+            busy: slots.iter().filter(|slot| holds(slot)).count(),
             queued: inner.queued,
-            last_busy: last.is_some_and(|slot| slot.running.is_some()),
+            last_busy: slots.last().is_some_and(holds),
             peak: std::mem::replace(&mut inner.peak, now),
             waited,
         }
@@ -485,6 +487,7 @@ impl Board {
         inner.slots.iter().find(holds)?.link.clone()
     }
 
+    /// Without what the breaker knows.
     pub(crate) fn stats(&self) -> Stats {
         let inner = self.lock();
         let ready = |slot: &&Slot| matches!(slot.state, WorkerState::Idle | WorkerState::Busy);
@@ -500,6 +503,7 @@ impl Board {
             restarts: inner.restarts,
             queue_time: Quantiles::default(),
             service_time: Quantiles::default(),
+            circuits: Vec::new(),
         };
         // Searching them takes longer than copying them; calls wait for neither.
         let (queue_time, service_time) = (inner.queue_time.clone(), inner.service_time.clone());

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::stats::OpenCircuit;
+
 /// What the end of a call says of its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -39,6 +41,8 @@ pub(crate) enum Change {
 struct Circuit {
     /// In a row; at least one.
     failures: u32,
+    /// When it opened, if it is not closed.
+    since: Option<Instant>,
     state: State,
 }
 
@@ -67,7 +71,7 @@ struct Circuits {
 impl Circuits {
     /// Why `handler` is not to be called `now`, if it isn't.
     fn refuses(&self, handler: &str, now: Instant) -> Option<Refusal> {
-        let Circuit { failures, state } = self.by_handler.get(handler)?;
+        let Circuit { failures, state, .. } = self.by_handler.get(handler)?;
         let retry_in = match state {
             State::Closed => return None,
             State::Open { until } => until.checked_duration_since(now).filter(|d| !d.is_zero())?,
@@ -75,6 +79,25 @@ impl Circuits {
             State::Probing { .. } => self.cool_down,
         };
         Some(Refusal { failures: *failures, retry_in })
+    }
+
+    /// Those that are open `now`, by the handler's name.
+    fn open(&self, now: Instant) -> Vec<OpenCircuit> {
+        let open = |(handler, circuit): (&String, &Circuit)| {
+            let retry_in = match circuit.state {
+                State::Open { until } => until.saturating_duration_since(now),
+                State::Closed | State::Probing { .. } => Duration::ZERO,
+            };
+            Some(OpenCircuit {
+                handler: handler.clone(),
+                failures: circuit.failures,
+                open_for: now.saturating_duration_since(circuit.since?),
+                retry_in,
+            })
+        };
+        let mut found: Vec<_> = self.by_handler.iter().filter_map(open).collect();
+        found.sort_unstable_by(|one, other| one.handler.cmp(&other.handler));
+        found
     }
 
     /// Call `id` is given to a worker.
@@ -92,10 +115,10 @@ impl Circuits {
             && self.threshold > 0
             && !self.by_handler.contains_key(handler)
         {
-            let circuit = Circuit { failures: 0, state: State::Closed };
+            let circuit = Circuit { failures: 0, since: None, state: State::Closed };
             self.by_handler.insert(handler.to_owned(), circuit);
         }
-        let Circuit { failures, state } = self.by_handler.get_mut(handler)?;
+        let Circuit { failures, since, state } = self.by_handler.get_mut(handler)?;
         let counts = match *state {
             State::Closed => true,
             State::Probing { id: probe } => probe == id,
@@ -114,6 +137,7 @@ impl Circuits {
                 if *failures < self.threshold {
                     return None;
                 }
+                since.get_or_insert(now);
                 *state = State::Open { until: now + self.cool_down };
                 Some(Change::Opened { failures: *failures })
             }
@@ -154,6 +178,11 @@ impl Breaker {
     /// Why `handler` is not to be called `now`, if it isn't.
     pub(crate) fn refuses(&self, handler: &str, now: Instant) -> Option<Refusal> {
         if self.any() { self.lock().refuses(handler, now) } else { None }
+    }
+
+    /// Those that are open, by the handler's name.
+    pub(crate) fn open(&self) -> Vec<OpenCircuit> {
+        if self.any() { self.lock().open(Instant::now()) } else { Vec::new() }
     }
 
     /// Call `id` is given to a worker.

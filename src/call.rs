@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Error;
+use crate::error::{Error, Stage};
 use crate::pool::Anchor;
 use crate::port::Command;
 use crate::request::{Answer, Request, Ticket, Why, handler_of};
@@ -55,7 +55,7 @@ pub struct CancelHandle(CancellationToken);
 impl CancelHandle {
     /// Cancels the call. Its caller gets [`Error::Cancelled`] at once; a handler that is running has the pool's
     /// [`cancel_grace`](crate::Builder::cancel_grace) to end. A call that has ended is not concerned; one that is not
-    /// made yet fails when it is awaited.
+    /// made yet fails when it is awaited, and never runs.
     pub fn cancel(&self) {
         self.0.cancel();
     }
@@ -117,7 +117,7 @@ impl<R> Call<R> {
     /// Nothing else is tried again: not what the handler answers, an exception included; not a time-out, as there is no
     /// time left; and no refusal ([`Error::Saturated`], [`Error::WorkerBusy`], [`Error::CircuitOpen`], [`Error::Closed`]), which asks for fewer
     /// calls and not for more. Each try counts as a call in [`Stats`](crate::Stats). The error is that of the last try
-    /// that may have run, else of the last one.
+    /// that may have run, else of the last one; a call that was cancelled gets [`Error::Cancelled`], whichever try that met.
     pub fn idempotent(mut self) -> Self {
         self.idempotent = true;
         self
@@ -197,6 +197,16 @@ struct Made {
 }
 
 impl Made {
+    /// The error of a call that was cancelled before this try is made.
+    fn not_if_cancelled(&self, frame: &[u8]) -> Result<(), Error> {
+        if self.cancel.as_ref().is_none_or(|cancel| !cancel.is_cancelled()) {
+            return Ok(());
+        }
+        let handler = handler_of(frame).to_owned();
+        let (elapsed, python_stack) = (Duration::ZERO, String::new());
+        Err(Error::Cancelled { handler, stage: Stage::Queue, elapsed, python_stack })
+    }
+
     /// Resolves when the call is cancelled by a handle.
     async fn cancelled(&self) {
         match &self.cancel {
@@ -264,14 +274,28 @@ async fn attempt(
     // Of the last try that may have run, else of the last one.
     let mut worst: Option<Error> = None;
     loop {
-        let mut error = match make(anchor, wish, frame.clone(), &made, line.as_mut()).await {
+        let outcome = match made.not_if_cancelled(&frame) {
+            Ok(()) => make(anchor, wish, frame.clone(), &made, line.as_mut()).await,
+            Err(error) => Err(error),
+        };
+        let mut error = match outcome {
             Ok(json) => return Ok(json),
             Err(error) => error,
         };
-        if let Error::Timeout { elapsed, timeout: had, .. } = &mut error {
-            // This try has had what the earlier ones had left.
-            *elapsed += made.at - at;
-            *had = timeout;
+        match &mut error {
+            Error::Timeout { elapsed, timeout: had, .. } => {
+                // This try has had what the earlier ones had left.
+                *elapsed += made.at - at;
+                *had = timeout;
+            }
+            Error::Cancelled { elapsed, stage, .. } => {
+                *elapsed += made.at - at;
+                // Who cancelled hears that it was, and is told of any try that it may have run.
+                if worst.as_ref().is_some_and(Error::may_have_run) {
+                    *stage = Stage::Run;
+                }
+            }
+            _ => {}
         }
         let left = timeout.saturating_sub(at.elapsed());
         let pause = retry.after(&error, left, fastrand::f64());
@@ -283,7 +307,7 @@ async fn attempt(
         worst = Some(error);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            // The next try says so.
+            // The next try is not made.
             () = made.cancelled() => {}
         }
         let now = Instant::now();

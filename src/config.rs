@@ -325,6 +325,10 @@ impl Builder {
     }
 
     /// How often an idle worker, and the launcher, are pinged. Default: 30 s.
+    ///
+    /// A busy worker answers no ping; it is looked at as often, and killed and replaced if a signal has stopped it (SIGSTOP).
+    /// Its call has its deadline all the same: at that it fails, and the worker is killed after the
+    /// [`cancel_grace`](Builder::cancel_grace). Only a call with a long deadline waits for the look.
     pub fn health_interval(mut self, interval: Duration) -> Self {
         self.limits.health_interval = interval;
         self

@@ -43,10 +43,14 @@ pub(crate) enum Submitted {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(slots: usize) -> Self {
+    /// It knows all slots that have ever been: news comes before it has read the board, also of one that is being retired.
+    pub(crate) fn new(board: &Board) -> Self {
+        let mut scheduler = Scheduler::new(board.active());
+        let known = board.known();
+        scheduler.know(known);
         Self(Mutex::new(Some(Open {
-            scheduler: Scheduler::new(slots),
-            links: vec![None; slots],
+            scheduler,
+            links: vec![None; known],
             timer: None,
             aborted: false,
         })))
@@ -403,3 +407,6 @@ impl Open {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,7 +119,7 @@ pub use pool::{Pool, WorkerHandle};
 pub use pool_session::PoolSession;
 pub use scheduler::Priority;
 pub use session::{Session, SessionError, SessionStore};
-pub use stats::{Failures, Quantiles, Stats, WorkerInfo, WorkerState};
+pub use stats::{Failures, OpenCircuit, Quantiles, Stats, WorkerInfo, WorkerState};
 
 #[cfg(fuzzing)]
 #[doc(hidden)]

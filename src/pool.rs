@@ -183,7 +183,9 @@ impl Pool {
 
     /// Figures of the pool, from one consistent look.
     pub fn stats(&self) -> Stats {
-        self.anchor.shared.board.stats()
+        let Shared { board, breaker, .. } = &*self.anchor.shared;
+        let stats = board.stats();
+        Stats { circuits: breaker.open(), ..stats }
     }
 
     /// What each of its workers is doing, by slot.
@@ -197,12 +199,16 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Error::Start`] with the traceback if the code does not load; the pool then serves with the code that it had.
+    /// [`Error::Start`] with the traceback if the code does not load; the pool then serves with the code that it had. If the
+    /// launcher that had it dies meanwhile, everything starts with the code as it is then, as after any launcher's death.
+    /// [`Error::Closed`] if the pool is shut down.
     pub async fn reload(&self) -> Result<(), Error> {
-        let reload = tokio::spawn(reload::reload(Arc::clone(&self.anchor.shared)));
+        let shared = &self.anchor.shared;
+        let reload = tokio::spawn(reload::reload(Arc::clone(shared)));
         match reload.await {
-            Ok(done) => done.map_err(Error::Start),
-            Err(_) => Err(Error::Closed { pool: self.name().to_owned() }),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if !shared.is_closed() => Err(Error::Start(error)),
+            _ => Err(Error::Closed { pool: self.name().to_owned() }),
         }
     }
 

@@ -26,15 +26,20 @@ pub(crate) async fn reload(shared: Arc<Shared>) -> Result<(), Arc<StartError>> {
     while let (Ok(()), Some(slot)) = (&rolled, slots.next()) {
         rolled = roll(&shared, slot).await;
     }
-    if rolled.is_err() {
-        let _ = launcher.send_message(LauncherMsg::Revert);
+    // Without the former launcher everybody starts anew anyway.
+    if rolled.is_err()
+        && let Ok(CallResult::Success(())) = launcher.call(LauncherMsg::Revert, None).await
+    {
         for slot in 0..slots.start {
             // What ran before runs again; if not, the supervisor tries on.
             let _ = roll(&shared, slot).await;
         }
     }
-    let _ = launcher.send_message(LauncherMsg::Settle);
-    rolled
+    match launcher.call(LauncherMsg::Settle, None).await {
+        // A new launcher that has died is why its worker did not start.
+        Ok(CallResult::Success(settled)) => settled.and(rolled),
+        _ => rolled,
+    }
 }
 
 /// Replaces a slot's worker by one of the launcher that takes orders now. A slot without a worker gets one of it anyway.

@@ -25,10 +25,15 @@ pub(crate) async fn resize(shared: Arc<Shared>, workers: usize) -> Result<(), Er
     set(&shared, workers).await
 }
 
-/// Likewise, unless the size is no longer the one that was `seen`.
+/// Likewise, unless the size is no longer the one that was `seen`, or a worker that is to leave has a call by now: the lock
+/// may have been waited for.
 pub(crate) async fn scale(shared: Arc<Shared>, seen: usize, workers: usize) -> Result<(), Error> {
     let _one_at_a_time = shared.reloading.lock().await;
-    if shared.board.size() == seen { set(&shared, workers).await } else { Ok(()) }
+    let stale = shared.board.size() != seen;
+    if stale || (workers..seen).any(|slot| shared.board.is_busy(slot)) {
+        return Ok(());
+    }
+    set(&shared, workers).await
 }
 
 /// Changes the size; the caller holds the lock.

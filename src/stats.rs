@@ -31,6 +31,24 @@ pub struct Stats {
     pub queue_time: Quantiles,
     /// From then until its end.
     pub service_time: Quantiles,
+    /// Handlers that are not called at present, by name; looked at right after all the others.
+    pub circuits: Vec<OpenCircuit>,
+}
+
+/// A handler that is not called at present, as it keeps ending its workers or running out of time: see
+/// [`Builder::circuit_threshold`](crate::Builder::circuit_threshold).
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenCircuit {
+    /// The name that it is called by.
+    pub handler: String,
+    /// So many of its calls have failed in a row.
+    pub failures: u32,
+    /// How long it has been open, through all calls that were let through.
+    pub open_for: Duration,
+    /// The time after which a call is let through. Zero if the next one is, or if one is running: its answer closes the
+    /// circuit, and until then the others fail.
+    pub retry_in: Duration,
 }
 
 /// Calls that did not return a result, by what happened to them.
@@ -49,7 +67,7 @@ pub struct Failures {
     pub timeout_running: u64,
     /// Used too much processor time.
     pub cpu_time: u64,
-    /// Cancelled by a handle.
+    /// Cancelled by a handle; not those that were cancelled before they were made.
     pub cancelled: u64,
     /// The caller dropped its future.
     pub abandoned: u64,

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::{Mark, eventually, finish, pids, pool};
+use common::{Mark, eventually, finish, handler_file, pids, pool, pool_over};
 use ractor::registry;
 use snakepen::Error;
 
@@ -100,6 +100,68 @@ async fn it_goes_on_after_a_restart_of_the_actors() {
     for call in calls {
         call.await.unwrap().unwrap();
     }
+    eventually("it has shrunk", || pool.stats().size == 1).await;
+    finish(pool).await;
+}
+
+/// A caller who has given up does not make the worker free that still runs the call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_does_not_let_go_of_a_call_is_busy() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = pool("cancelled.py")
+        .autoscale(1..=2)
+        .autoscale_after(SHORT, 500 * SHORT)
+        .cancel_grace(Duration::from_secs(3_600))
+        .shutdown_grace(SHORT)
+        .start()
+        .await
+        .unwrap();
+    let started = directory.path().join("started");
+    let mut call = pool.call::<()>("stubborn", (&started,));
+    let cancel = call.cancel_handle();
+    let call = tokio::spawn(call.into_future());
+    eventually("it runs", || started.exists()).await;
+    cancel.cancel();
+    assert!(matches!(call.await.unwrap(), Err(Error::Cancelled { .. })));
+    let other = pool.call::<i32>("pid", ()).await.unwrap();
+    assert_eq!((pool.stats().size, pids(&pool)[1]), (2, other));
+    finish(pool).await;
+}
+
+/// The decision to shrink waits for a reload, and is of yesterday then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_has_a_call_by_now_is_not_retired() {
+    let directory = tempfile::tempdir().unwrap();
+    let [loading, release, held, end] =
+        ["loading", "release", "held", "end"].map(|name| directory.path().join(name));
+    let good = "import os, time, snakepen\n@snakepen.handler\ndef hold(held, end):\n    open(held, 'w').close()\n    \
+                while not os.path.exists(end): time.sleep(0.001)\n";
+    let broken = format!(
+        "import os, time\nopen({loading:?}, 'w').close()\n\
+         while not os.path.exists({release:?}): time.sleep(0.001)\nraise LookupError('on purpose')\n"
+    );
+    let (_guard, file) = handler_file(good);
+    let builder = pool_over(&file).autoscale(1..=2).workers(2).autoscale_after(SHORT, 50 * SHORT);
+    let pool = builder.start().await.unwrap();
+    fs::write(&file, broken).unwrap();
+    let reload = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.reload().await }
+    });
+    eventually("it is being loaded", || loading.exists()).await;
+    // Longer than a worker may be to spare.
+    tokio::time::sleep(80 * SHORT).await;
+    assert_eq!(pool.stats().size, 2, "one change at a time");
+    let last = pool.worker(1).unwrap();
+    let call = tokio::spawn(last.call::<()>("hold", (&held, &end)).into_future());
+    eventually("it runs", || held.exists()).await;
+    fs::write(&release, "").unwrap();
+    reload.await.unwrap().unwrap_err();
+    tokio::time::sleep(20 * SHORT).await;
+    assert_eq!(pool.stats().size, 2, "its worker is busy");
+    fs::write(&file, good).unwrap();
+    fs::write(&end, "").unwrap();
+    call.await.unwrap().unwrap();
     eventually("it has shrunk", || pool.stats().size == 1).await;
     finish(pool).await;
 }

@@ -160,7 +160,7 @@ async fn a_handle_cancels_a_call_wherever_it_is() {
     assert_eq!(done.await.unwrap(), 2);
     late.cancel();
     assert_eq!(pool.call::<i64>("echo", 3).await.unwrap(), 3);
-    assert_eq!(pool.stats().failed.cancelled, 3);
+    assert_eq!(pool.stats().failed.cancelled, 2, "one was never made");
     finish(pool).await;
 }
 

@@ -110,8 +110,12 @@ async fn after_the_cool_down_one_call_is_let_through() {
         |builder: Builder| builder.workers(2).circuit_threshold(2).circuit_cool_down(COOL_DOWN);
     let subject = Subject::new(options).await;
     subject.dies().await;
+    assert_eq!(subject.pool.stats().circuits, []);
     subject.dies().await;
     let opened = Instant::now();
+    let open = &subject.pool.stats().circuits[0];
+    assert_eq!((open.handler.as_str(), open.failures), ("work", 2));
+    assert!(open.open_for + open.retry_in <= COOL_DOWN + opened.elapsed(), "{open:?}");
     while opened.elapsed() < COOL_DOWN / 2 {
         assert!(subject.is_refused().await <= COOL_DOWN);
     }
@@ -126,6 +130,7 @@ async fn after_the_cool_down_one_call_is_let_through() {
     tokio::time::sleep(COOL_DOWN).await;
 
     assert!(subject.work("well").await.unwrap() > 0);
+    assert_eq!(subject.pool.stats().circuits, []);
     subject.dies().await;
     assert!(subject.work("well").await.unwrap() > 0, "counted from nothing again");
     finish(subject.pool).await;

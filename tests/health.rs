@@ -71,6 +71,51 @@ async fn a_call_to_a_worker_that_stops_answering_runs_on_its_replacement() {
     finish(pool).await;
 }
 
+/// It answers no ping, so it is looked at; a call of hours must not wait for its deadline.
+#[tokio::test]
+async fn a_stopped_busy_worker_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let marker = directory.path().join("marker");
+    let pool = watched(1).start().await.unwrap();
+    let before = pids(&pool)[0];
+    let call = pool.call::<()>("touch", (&marker, 1_000.0)).timeout(Duration::from_secs(3_600));
+    let call = tokio::spawn(call.into_future());
+    eventually("it runs", || marker.exists()).await;
+    kill(before, 19);
+    let error = call.await.unwrap().unwrap_err();
+    let Error::WorkerDied(death) = &error else { panic!("{error:?}") };
+    assert_eq!((death.pid, &death.ended, death.started), (before, &Ended::Suspended, true));
+    assert!(error.to_string().contains("SIGSTOP"), "{error}");
+    whole(&pool).await;
+    assert_ne!(pool.call::<i32>("pid", ()).await.unwrap(), before);
+    finish(pool).await;
+}
+
+/// Nobody looks at it in this time: the deadline holds, and the grace.
+#[tokio::test]
+async fn a_stopped_busy_worker_keeps_no_call_beyond_its_deadline() {
+    let directory = tempfile::tempdir().unwrap();
+    let marker = directory.path().join("marker");
+    let pool = pool("basic.py")
+        .workers(1)
+        .health_interval(Duration::from_secs(3_600))
+        .cancel_grace(Duration::from_millis(300))
+        .start()
+        .await
+        .unwrap();
+    let before = pids(&pool)[0];
+    let call = pool.call::<()>("touch", (&marker, 1_000.0)).timeout(Duration::from_secs(2));
+    let call = tokio::spawn(call.into_future());
+    eventually("it runs", || marker.exists()).await;
+    kill(before, 19);
+    let error = call.await.unwrap().unwrap_err();
+    assert!(matches!(&error, Error::Timeout { .. }) && error.may_have_run(), "{error:?}");
+    let next = pool.call::<i32>("pid", ()).await.unwrap();
+    assert_ne!(next, before);
+    assert!(!is_alive(before));
+    finish(pool).await;
+}
+
 #[tokio::test]
 async fn a_busy_worker_is_not_judged_by_its_silence() {
     let pool = pool("basic.py")

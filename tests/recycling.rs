@@ -6,11 +6,15 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{LIMIT, eventually, finish, is_alive, pids, pool, whole};
+use common::{
+    LIMIT, eventually, finish, handler_file, is_alive, kill, launcher_pid, pids, pool, pool_over,
+    state, whole,
+};
 use snakepen::{Builder, Ended, Error, Exit};
 
 fn limited() -> Builder {
@@ -127,4 +131,76 @@ async fn limits_that_cannot_work_are_option_errors() {
         let error = builder.start().await.unwrap_err();
         assert!(matches!(&error, Error::Config { option, .. } if *option == named), "{error:?}");
     }
+}
+
+/// The replacement that a reload had begun fails, and so does the one that was to take it back: the limit holds on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_was_spent_during_a_failed_reload_is_replaced_after_it() {
+    let source = "import os, snakepen\n@snakepen.handler\ndef pid(): return os.getpid()\n";
+    let (directory, file) = handler_file(source);
+    let [started, release] = ["started", "release"].map(|name| directory.path().join(name));
+    let pool = pool_over(&file).workers(1).max_requests(10).start().await.unwrap();
+    let before = pids(&pool)[0];
+    let broken = format!(
+        "import os, time\nopen({started:?}, 'w').close()\nwhile not os.path.exists({release:?}): time.sleep(0.001)\n\
+         raise LookupError('broken on purpose')\n"
+    );
+    fs::write(&file, broken).unwrap();
+    let reload = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.reload().await }
+    });
+    eventually("its replacement is under way", || started.exists()).await;
+    for _ in 0..10 {
+        assert_eq!(pool.call::<i32>("pid", ()).await.unwrap(), before);
+    }
+    fs::write(&release, "").unwrap();
+    assert!(matches!(reload.await.unwrap(), Err(Error::Start(_))));
+    assert_eq!(pool.call::<i32>("pid", ()).await.unwrap(), before, "it serves on");
+    fs::write(&file, source).unwrap();
+    eventually("it is replaced", || pids(&pool).iter().all(|&pid| pid != before)).await;
+    assert_ne!(pool.call::<i32>("pid", ()).await.unwrap(), before);
+    assert_eq!(pool.stats().failed.total(), 0);
+    finish(pool).await;
+}
+
+/// The worker dies while its replacement starts, and nobody tells of its end: who is ready takes over at once.
+///
+/// A launcher that is stopped is found after a second, and all start anew; on a busy machine it may come to that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replacement_does_not_wait_for_the_end_of_a_worker_that_dies() {
+    let mut tries = 1..=5;
+    while tries.next().is_some() {
+        if takes_over_from_a_dying_one().await {
+            return;
+        }
+    }
+    panic!("it never took over");
+}
+
+async fn takes_over_from_a_dying_one() -> bool {
+    let source = "import os, snakepen\n@snakepen.handler\ndef pid(): return os.getpid()\n";
+    let (directory, file) = handler_file(source);
+    let [started, release] = ["started", "release"].map(|name| directory.path().join(name));
+    let pool = pool_over(&file).workers(1).max_requests(1).start().await.unwrap();
+    let slow = format!(
+        "import os, time\nopen({started:?}, 'w').write(str(os.getpid()))\n\
+         while not os.path.exists({release:?}): time.sleep(0.001)\n{source}"
+    );
+    fs::write(&file, slow).unwrap();
+    let before: i32 = pool.call("pid", ()).await.unwrap();
+    let written = || fs::read_to_string(&started).is_ok_and(|text| !text.is_empty());
+    eventually("its replacement is under way", written).await;
+    let next: i32 = fs::read_to_string(&started).unwrap().parse().unwrap();
+    kill(launcher_pid(&pool), 19);
+    kill(before, 9);
+    eventually("that is seen", || pool.stats().ready == 0).await;
+    fs::write(&release, "").unwrap();
+    let served = pool.call::<i32>("pid", ()).idempotent().await.unwrap();
+    let took_over = served == next && state(before) == Some('Z');
+    eventually("the stopped launcher is replaced, and all with it", || state(before).is_none())
+        .await;
+    whole(&pool).await;
+    finish(pool).await;
+    took_over
 }

@@ -6,10 +6,13 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Mark, eventually, finish, handler_file, is_alive, launcher_pid, pids, pool_over};
+use common::{
+    Mark, eventually, finish, handler_file, is_alive, kill, launcher_pid, pids, pool_over, whole,
+};
 use snakepen::{Error, Pool, StartError};
 
 /// Of different lengths, so that a compiled file of the former one is never taken for it.
@@ -132,9 +135,136 @@ async fn a_pool_that_is_shut_down_meanwhile_ends_in_order() {
             tokio::spawn(async move { pool.reload().await })
         };
         tokio::task::yield_now().await;
-        finish(pool).await;
-        // It may have been done, or not; it has an answer.
-        let _ = reload.await.unwrap();
+        finish(pool.clone()).await;
+        let outcome = reload.await.unwrap();
+        assert!(matches!(outcome, Ok(()) | Err(Error::Closed { .. })), "{outcome:?}");
+        assert!(matches!(pool.reload().await, Err(Error::Closed { .. })));
     }
+    mark.nothing_is_left().await;
+}
+
+/// A handler file whose import waits, and then fails, while the module `loaded` says so.
+fn waiting(started: &Path, release: &Path) -> String {
+    format!(
+        "import os, time, snakepen, loaded\nif loaded.BROKEN:\n    with open({started:?}, 'w') as f: f.write(str(os.getppid()))\n    \
+         while not os.path.exists({release:?}): time.sleep(0.001)\n    raise LookupError('broken on purpose')\n\
+         @snakepen.handler\ndef pid(): return os.getpid()\n"
+    )
+}
+
+struct Broken {
+    directory: tempfile::TempDir,
+    pool: Pool,
+    started: PathBuf,
+    release: PathBuf,
+}
+
+impl Broken {
+    /// A pool whose code can be broken by way of what it preloads.
+    async fn new(mark: &Mark, workers: usize) -> Self {
+        let (directory, file) = handler_file("");
+        let [started, release] = ["started", "release"].map(|name| directory.path().join(name));
+        fs::write(&file, waiting(&started, &release)).unwrap();
+        let preloading = pool_over(&file).path(directory.path()).preload(["loaded"]);
+        let builder = preloading.env("PYTHONDONTWRITEBYTECODE", "1").workers(workers);
+        fs::write(directory.path().join("loaded.py"), "BROKEN = False\n").unwrap();
+        let pool = mark.on(builder).start().await.unwrap();
+        Self { directory, pool, started, release }
+    }
+
+    fn is_broken(&self, broken: bool) {
+        let source = if broken { "BROKEN = True\n" } else { "BROKEN = False\n" };
+        fs::write(self.directory.path().join("loaded.py"), source).unwrap();
+    }
+
+    /// Begins a reload of broken code, up to the first worker that tries to load it.
+    async fn reload(&self) -> tokio::task::JoinHandle<Result<(), Error>> {
+        self.is_broken(true);
+        let pool = self.pool.clone();
+        let reload = tokio::spawn(async move { pool.reload().await });
+        eventually("it is being loaded", || self.new_launcher().is_some()).await;
+        self.is_broken(false);
+        reload
+    }
+
+    /// The parent of that worker.
+    fn new_launcher(&self) -> Option<i32> {
+        fs::read_to_string(&self.started).ok()?.parse().ok()
+    }
+
+    fn release(&self) {
+        fs::write(&self.release, "").unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_cannot_go_back_leaves_no_launcher_with_broken_code() {
+    let mark = Mark::new();
+    let broken = Broken::new(&mark, 2).await;
+    let pool = &broken.pool;
+    let (before, launcher) = (pids(pool), launcher_pid(pool));
+    let reload = broken.reload().await;
+    kill(launcher, 9);
+    eventually("its workers are gone", || before.iter().all(|&pid| !is_alive(pid))).await;
+    broken.release();
+    let error = reload.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Start(_)), "{error:?}");
+    // The code is good by now, and whoever starts anew finds that out.
+    whole(pool).await;
+    let pid = pool.call::<i32>("pid", ()).idempotent();
+    assert!(pids(pool).contains(&pid.await.unwrap()));
+    eventually("one launcher and its workers are left", || mark.processes().len() == 3).await;
+    finish(broken.pool).await;
+    mark.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_dies_meanwhile_makes_no_success_of_a_failure() {
+    let mark = Mark::new();
+    let broken = Broken::new(&mark, 1).await;
+    let pool = &broken.pool;
+    let before = pids(pool)[0];
+    let reload = broken.reload().await;
+    kill(before, 9);
+    eventually("it is gone", || pool.stats().ready == 0 && !is_alive(before)).await;
+    broken.release();
+    let error = reload.await.unwrap().unwrap_err();
+    let Error::Start(start) = &error else { panic!("{error:?}") };
+    assert!(matches!(&**start, StartError::Python { .. }), "{error:?}");
+    whole(pool).await;
+    assert_eq!(pool.call::<i32>("pid", ()).await.unwrap(), pids(pool)[0], "by the former launcher");
+    finish(broken.pool).await;
+    mark.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_launcher_that_dies_takes_nothing_along() {
+    let mark = Mark::new();
+    let broken = Broken::new(&mark, 2).await;
+    let pool = &broken.pool;
+    let launcher = launcher_pid(pool);
+    let over = Arc::new(AtomicBool::new(false));
+    let caller = {
+        let (pool, over) = (pool.clone(), Arc::clone(&over));
+        tokio::spawn(async move {
+            while !over.load(Ordering::Relaxed) {
+                pool.call::<i32>("pid", ()).await.expect("no call fails");
+            }
+        })
+    };
+    let reload = broken.reload().await;
+    let new = broken.new_launcher().unwrap();
+    assert_ne!(new, launcher);
+    kill(new, 9);
+    let error = reload.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains(&format!("pid {new}")), "{error}");
+    whole(pool).await;
+    over.store(true, Ordering::Relaxed);
+    caller.await.unwrap();
+    assert_eq!(launcher_pid(pool), launcher);
+    eventually("that one and its workers are left", || mark.processes().len() == 3).await;
+    pool.reload().await.unwrap();
+    assert_ne!(launcher_pid(pool), launcher, "the next one works");
+    finish(broken.pool).await;
     mark.nothing_is_left().await;
 }

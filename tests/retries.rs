@@ -149,3 +149,73 @@ async fn an_error_says_that_any_try_may_have_run() {
     let error = call.await.unwrap().unwrap_err();
     assert!(matches!(error, Error::WorkerDied(_)) && error.may_have_run(), "{error:?}");
 }
+
+/// Between two tries as well as while a later one waits: the caller hears of its own wish, and of what may have run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_cancelled_between_two_tries_says_so_and_is_not_tried_again() {
+    let (directory, path) = handler_file(SOURCE);
+    let pool = pool_over(&path).workers(1).retries(100).start().await.unwrap();
+    for round in 0..10 {
+        let file = directory.path().join(format!("marks {round}"));
+        let mut call = pool.call::<usize>("die_times", (&file, 100)).idempotent();
+        let cancel = call.cancel_handle();
+        let before = pool.stats();
+        let call = tokio::spawn(call.into_future());
+        // Then the pause is under way, or a later try on a busy machine.
+        let died = || pool.stats().failed.worker_died > before.failed.worker_died;
+        eventually("it has died", died).await;
+        cancel.cancel();
+        let error = call.await.unwrap().unwrap_err();
+        let after = pool.stats();
+        assert!(matches!(error, Error::Cancelled { stage: Stage::Run, .. }), "{error:?}");
+        assert!(error.may_have_run(), "the first try has");
+        let good = directory.path().join(format!("good {round}"));
+        assert_eq!(pool.call::<usize>("die_times", (good, 0)).await.unwrap(), 1);
+        assert_eq!(pool.stats().submitted, after.submitted + 1, "it was tried again");
+        whole(&pool).await;
+    }
+    finish(pool).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_try_that_is_cancelled_in_the_queue_says_that_an_earlier_one_ran() {
+    let (directory, path) = handler_file(SOURCE);
+    let pool = pool_over(&path).workers(1).retries(1).start().await.unwrap();
+    let [file, hung] = ["marks", "hung"].map(|name| directory.path().join(name));
+    fs::write(&hung, "x").unwrap();
+    let mut call = pool.call::<usize>("die_times", (&file, 100, 0.2)).idempotent();
+    let cancel = call.cancel_handle();
+    let call = tokio::spawn(call.into_future());
+    eventually("it runs", || marks(&file) == 1).await;
+    // The next one to run, so that the second try waits.
+    let next = tokio::spawn(pool.call::<()>("die_then_hang", (&hung,)).into_future());
+    eventually("the second try waits", || {
+        let stats = pool.stats();
+        (stats.failed.worker_died, stats.queued, stats.busy) == (1, 1, 1)
+    })
+    .await;
+    cancel.cancel();
+    let error = call.await.unwrap().unwrap_err();
+    let Error::Cancelled { stage: Stage::Run, elapsed, .. } = error else { panic!("{error:?}") };
+    assert!(elapsed >= Duration::from_millis(200), "of the whole call: {elapsed:?}");
+    assert_eq!(marks(&file), 1);
+    next.abort();
+    finish(pool).await;
+}
+
+/// A wish that was said before the call was made.
+#[tokio::test]
+async fn a_call_that_is_cancelled_before_it_is_made_never_runs() {
+    let (directory, path) = handler_file(SOURCE);
+    let pool = pool_over(&path).workers(1).start().await.unwrap();
+    let file = directory.path().join("marks");
+    for _ in 0..20 {
+        let mut call = pool.call::<usize>("die_times", (&file, 0));
+        call.cancel_handle().cancel();
+        let error = call.await.unwrap_err();
+        assert!(matches!(error, Error::Cancelled { stage: Stage::Queue, .. }), "{error:?}");
+    }
+    assert!(pool.call::<()>("fail", (directory.path().join("other"),)).await.is_err());
+    assert_eq!(marks(&file), 0);
+    finish(pool).await;
+}

@@ -277,6 +277,23 @@ async fn a_preloaded_module_that_ends_the_process_is_an_error() {
     assert_eq!((what.as_str(), *exit), ("the launcher", Exit::Code(9)));
 }
 
+/// It became ready, so that it is restarted from then on; but not while the pool starts.
+#[tokio::test]
+async fn a_launcher_that_dies_when_it_forks() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = "import os, sys\ndef last():\n    print('no forks here', file=sys.stderr, flush=True)\n    os._exit(9)\n\
+                  os.register_at_fork(before=last)\n";
+    std::fs::write(directory.path().join("unforkable.py"), source).unwrap();
+    let builder = pool("basic.py").workers(2).path(directory.path()).preload(["unforkable"]);
+    let mark = Mark::new();
+    let start = mark.on(builder).start();
+    let error = common::within(AT_ONCE, "start", start).await.unwrap_err();
+    assert!(matches!(error, Error::Start(_)), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("status 9") && text.contains("no forks here"), "{text}");
+    mark.nothing_is_left().await;
+}
+
 // === Afterwards ===
 
 #[tokio::test]

@@ -36,10 +36,12 @@ pub(crate) enum LauncherMsg {
     Spawn(SpawnOrder),
     /// Start a new process, which takes the orders once it is ready; the answer is sent then.
     Reload(RpcReplyPort<Result<(), Arc<StartError>>>),
-    /// Give the orders back to the process that had them before the reload.
-    Revert,
-    /// The reload is over: the process that takes no orders leaves after its last worker.
-    Settle,
+    /// Give the orders back to the process that had them before the reload; answered when that is done. Where that process
+    /// has ended meanwhile, this actor ends as if it had done so in office, and all start with the code as it is then.
+    Revert(RpcReplyPort<()>),
+    /// The reload is over: the process that takes no orders leaves after its last worker. The answer is an error if the new
+    /// one has ended meanwhile.
+    Settle(RpcReplyPort<Result<(), Arc<StartError>>>),
     /// Let the process leave in order.
     Exit,
     /// From a launcher's task: the process takes orders.
@@ -77,8 +79,12 @@ pub(crate) struct State {
     current: Process,
     /// The one that is to take them, and who waits for it.
     candidate: Option<(Process, Reply)>,
-    /// The one that took them before.
+    /// The one that took them before the reload that is under way, and takes them again if that fails.
     former: Option<Process>,
+    /// How that one ended, if it did before the reload was over.
+    lost: Option<LauncherEnd>,
+    /// How the new one ended, likewise.
+    failed: Option<Arc<StartError>>,
     /// Those that leave after their last worker.
     retiring: Vec<Process>,
 }
@@ -100,6 +106,8 @@ impl Actor for Launcher {
             current,
             candidate: None,
             former: None,
+            lost: None,
+            failed: None,
             retiring: Vec::new(),
         })
     }
@@ -128,16 +136,22 @@ impl Actor for Launcher {
                     let _ = reply.send(Ok(()));
                 }
             }
-            LauncherMsg::Revert => {
-                if let Some(former) = &mut state.former {
-                    std::mem::swap(&mut state.current, former);
+            LauncherMsg::Revert(reply) => {
+                if let Some(end) = state.lost.take() {
+                    return Err(Box::new(LauncherFailed(end)));
                 }
-            }
-            LauncherMsg::Settle => {
                 if let Some(former) = state.former.take() {
-                    let _ = former.orders.send(Order::Retire);
-                    state.retiring.push(former);
+                    let new = std::mem::replace(&mut state.current, former);
+                    state.retire(new);
                 }
+                let _ = reply.send(());
+            }
+            LauncherMsg::Settle(reply) => {
+                state.lost = None;
+                if let Some(former) = state.former.take() {
+                    state.retire(former);
+                }
+                let _ = reply.send(state.failed.take().map_or(Ok(()), Err));
             }
             LauncherMsg::Exit => {
                 let others = state.former.iter().chain(&state.retiring);
@@ -147,9 +161,18 @@ impl Actor for Launcher {
                 state.candidate = None;
             }
             LauncherMsg::Ended { generation, end } if generation == state.current.generation => {
-                match end {
-                    LauncherEnd::Left => myself.stop(None),
-                    end => return Err(Box::new(LauncherFailed(end))),
+                match (end, state.former.take()) {
+                    (LauncherEnd::Left, _) => myself.stop(None),
+                    // The pool goes on with the one that it had.
+                    (LauncherEnd::Died { message, .. }, Some(former)) => {
+                        tracing::error!(
+                            pool = state.shared.config.name,
+                            "{message}; the reload has failed"
+                        );
+                        state.current = former;
+                        state.failed = Some(Arc::new(StartError::System(message)));
+                    }
+                    (end, _) => return Err(Box::new(LauncherFailed(end))),
                 }
             }
             LauncherMsg::Ended { generation, end } => state.other_ended(generation, end),
@@ -159,10 +182,19 @@ impl Actor for Launcher {
 }
 
 impl State {
+    /// It takes no more orders.
+    fn retire(&mut self, process: Process) {
+        let _ = process.orders.send(Order::Retire);
+        self.retiring.push(process);
+    }
+
     /// The pool lives on without this one.
     fn other_ended(&mut self, generation: u64, end: LauncherEnd) {
         if let LauncherEnd::Died { message, .. } = &end {
             tracing::error!(pool = self.shared.config.name, "{message}; its workers end with it");
+        }
+        if self.former.take_if(|it| it.generation == generation).is_some() {
+            self.lost = Some(end.clone());
         }
         let failed = self.candidate.take_if(|(it, _)| it.generation == generation);
         if let Some((_, reply)) = failed {
@@ -173,7 +205,6 @@ impl State {
                 LauncherEnd::Left => Arc::new(StartError::Stopped { what: what() }),
             }));
         }
-        self.former.take_if(|it| it.generation == generation);
         self.retiring.retain(|it| it.generation != generation);
     }
 }

@@ -17,6 +17,7 @@ use super::worker_supervisor::{
 };
 use crate::backoff::{Backoff, Failure};
 use crate::dispatcher::Dispatcher;
+use crate::error::StartError;
 use crate::launcher::task::LauncherEnd;
 use crate::shared::{PoolCell, PoolRef, Shared};
 
@@ -206,7 +207,7 @@ impl State {
             }
             Part::Pool => {
                 let name = config.name.clone();
-                let dispatcher = Arc::new(Dispatcher::new(self.shared.board.active()));
+                let dispatcher = Arc::new(Dispatcher::new(&self.shared.board));
                 let arguments =
                     || PoolArguments { shared: shared(), dispatcher: Arc::clone(&dispatcher) };
                 let (actor, _) = spawn_child(name, myself, || Pool, arguments).await?;
@@ -262,6 +263,8 @@ impl State {
             }
             Some(LauncherEnd::Died { uptime, message }) => {
                 tracing::error!(pool, "{message}; its workers end with it, all come back");
+                // Not from the first start: it would die for ever, and `start()` wait as long.
+                self.shared.startup_failed(&Arc::new(StartError::System(message.clone())));
                 Failure::Death { uptime: *uptime }
             }
             Some(LauncherEnd::Left) | None => {

@@ -86,6 +86,8 @@ pub(crate) struct State {
     port: Option<Served>,
     /// The port that is to take over.
     next: Option<Served>,
+    /// The epoch of the port that has asked to be replaced: it says so once.
+    asked: Option<u64>,
     /// Who waits for the next port to take over.
     rolling: Option<Roll>,
     /// Who waits for one after that: a replacement that is under way may be of the former launcher.
@@ -135,6 +137,7 @@ impl Actor for Worker {
             launcher,
             port: None,
             next: None,
+            asked: None,
             rolling: None,
             rolls: Vec::new(),
             leaving: Vec::new(),
@@ -157,8 +160,11 @@ impl Actor for Worker {
             WorkerMsg::Ready { epoch, pid } => state.ready(&myself, epoch, pid),
             WorkerMsg::Recycle { epoch } => {
                 let serves = state.port.as_ref().is_some_and(|port| port.epoch == epoch);
-                if serves && state.next.is_none() && !state.stopping {
-                    state.next = Some(state.start_next(&myself));
+                if serves && !state.stopping {
+                    state.asked = Some(epoch);
+                    if state.next.is_none() {
+                        state.next = Some(state.start_next(&myself));
+                    }
                 }
             }
             WorkerMsg::Roll(reply) => {
@@ -172,9 +178,12 @@ impl Actor for Worker {
             }
             WorkerMsg::Replaced { epoch } => {
                 if state.left(epoch) {
-                    state.port = state.next.take();
                     state.pinged = None;
-                    state.rolled(Ok(()));
+                    state.port = state.next.take();
+                    // It may be another one than has taken over, and has ended.
+                    if state.port.as_ref().is_some_and(|port| port.pid.is_some()) {
+                        state.rolled(Ok(()));
+                    }
                     state.start_unless_stopping(&myself);
                 }
             }
@@ -276,15 +285,14 @@ impl State {
         } else if let Some(next) = self.next.as_mut().filter(|next| next.epoch == epoch) {
             next.pid = Some(pid);
             let successor = Successor { epoch, pid, link: next.link.clone() };
-            match &self.port {
-                // One that is not ready itself has nothing to hand over.
-                Some(Served { epoch, pid: None, .. }) => {
-                    let epoch = *epoch;
-                    self.tell(Command::Kill(Ended::Recycled));
-                    self.left(epoch);
-                    self.promote();
-                }
-                _ => self.tell(Command::HandOver(successor)),
+            // One that is not ready itself has nothing to hand over; one that is being ended does not listen any more.
+            let told = self.port.as_ref().is_some_and(|port| {
+                port.pid.is_some() && port.link.send(Command::HandOver(successor)).is_ok()
+            });
+            if !told {
+                self.tell(Command::Kill(Ended::Recycled));
+                self.leaving.extend(self.port.take());
+                self.promote();
             }
         }
     }
@@ -341,19 +349,27 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         let (worker, shared) = (self.shared.config.worker_name(self.slot), &self.shared);
         if self.next.take_if(|next| next.epoch == epoch).is_some() {
+            if let Some(port) = self.port.as_ref().filter(|port| self.asked == Some(port.epoch)) {
+                let epoch = port.epoch;
+                myself.send_after(RETRY, move || WorkerMsg::Recycle { epoch });
+            }
             if self.rolling.is_some() {
                 self.rolled(Err(match end {
                     PortEnd::StartFailed(error) => error,
                     PortEnd::Died { message, .. } => Arc::new(StartError::System(message)),
                     PortEnd::Intended => Arc::new(StartError::Stopped { what: worker }),
                 }));
-            } else if let (PortEnd::StartFailed(error), Some(port)) = (&end, &self.port) {
+            } else if let PortEnd::StartFailed(error) = &end {
                 tracing::error!(pool = shared.config.name, worker, %error, "its replacement did not start");
-                let epoch = port.epoch;
-                myself.send_after(RETRY, move || WorkerMsg::Recycle { epoch });
+            } else if let PortEnd::Died { message, .. } = &end {
+                tracing::warn!(pool = shared.config.name, worker, "before it took over: {message}");
             }
         } else if self.port.take_if(|port| port.epoch == epoch).is_some() {
             if self.next.is_none() && !self.stopping {
+                if let PortEnd::StartFailed(error) = &end {
+                    // Its predecessor has ended meanwhile, but it is what is waited for.
+                    self.rolled(Err(Arc::clone(error)));
+                }
                 return match end {
                     PortEnd::Intended => {
                         myself.stop(None);
@@ -369,6 +385,9 @@ impl State {
                 self.promote();
             }
         } else {
+            if let PortEnd::Died { message, .. } = &end {
+                tracing::warn!(pool = shared.config.name, worker, "{message}");
+            }
             self.leaving.retain(|port| port.epoch != epoch);
         }
         if self.stopping && self.port.is_none() && self.next.is_none() && self.leaving.is_empty() {

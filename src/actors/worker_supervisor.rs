@@ -182,7 +182,7 @@ impl State {
         let pool = &self.shared.config.name;
         let failed = error.as_ref().and_then(|error| error.downcast_ref::<WorkerFailed>());
         let failure = match failed.map(|WorkerFailed(end)| end) {
-            // The launcher is gone, and with it soon this supervisor.
+            // The launcher is gone, and with it soon this supervisor, unless it was that of a reload.
             Some(PortEnd::StartFailed(error)) if matches!(**error, StartError::Stopped { .. }) => {
                 Some(Failure::Start)
             }

@@ -136,3 +136,25 @@ fn without_a_failure_nothing_is_locked() {
     assert_eq!(breaker.ends("f", 3, Verdict::Answered, at(5)), Some(Change::Closed));
     assert!(!breaker.any());
 }
+
+#[test]
+fn those_that_are_open_are_told_since_when_and_until_when() {
+    let told = |circuits: &Circuits, now| {
+        let tell = |it: OpenCircuit| (it.failures, it.open_for.as_secs(), it.retry_in.as_secs());
+        circuits.open(at(now)).into_iter().map(tell).collect::<Vec<_>>()
+    };
+    let mut circuits = open();
+    assert_eq!(told(&circuits, 1), [(3, 1, 4)]);
+    assert_eq!(told(&circuits, 7), [(3, 7, 0)], "the next call decides");
+    circuits.begins("f", 4, at(7));
+    assert_eq!(told(&circuits, 7), [(3, 7, 0)], "or this one");
+    circuits.ends("f", 4, Verdict::Failed, at(8));
+    assert_eq!(told(&circuits, 9), [(4, 9, 4)], "it has been so all the time");
+    for handler in ["e", "g", "a"] {
+        let circuit = Circuit { failures: 1, since: None, state: State::Closed };
+        circuits.by_handler.insert(handler.to_owned(), circuit);
+    }
+    assert_eq!(told(&circuits, 9).len(), 1, "one failure opens none");
+    call(&mut circuits, 5, Verdict::Answered, at(13));
+    assert_eq!(told(&circuits, 13), []);
+}

@@ -104,7 +104,15 @@ struct Book {
 
 impl LauncherTask {
     pub(crate) async fn run(mut self) {
-        let end = match self.start().await {
+        let mut last = LastWord {
+            actor: self.actor.clone(),
+            generation: self.generation,
+            end: LauncherEnd::Died {
+                uptime: Duration::ZERO,
+                message: format!("the task of {} panicked", self.name),
+            },
+        };
+        last.end = match self.start().await {
             Err(StartError::Stopped { .. }) => LauncherEnd::Left,
             Err(error) => {
                 let error = Arc::new(error);
@@ -123,8 +131,6 @@ impl LauncherTask {
                 self.end(launcher, leave, ready.elapsed()).await
             }
         };
-        let generation = self.generation;
-        let _ = self.actor.send_message(LauncherMsg::Ended { generation, end });
     }
 
     // === Start ===
@@ -315,6 +321,21 @@ impl LauncherTask {
                 ),
             },
         }
+    }
+}
+
+/// The news of a launcher's end; also if its task panics, as it does in a subscriber of `tracing` that panics.
+struct LastWord {
+    actor: ActorRef<LauncherMsg>,
+    generation: u64,
+    end: LauncherEnd,
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        let Self { generation, end, .. } = self;
+        let ended = LauncherMsg::Ended { generation: *generation, end: end.clone() };
+        let _ = self.actor.send_message(ended);
     }
 }
 

@@ -7,8 +7,13 @@ use std::task::{Context, Poll, ready};
 
 use tokio::net::unix::pipe::Receiver;
 
+use super::output::LARGEST_PIPE;
+
 /// What the worker writes after its stack; faulthandler doesn't.
 const END: u8 = 23;
+
+/// Bytes that are read before other work of the port gets its turn: a worker may write without end.
+const PER_POLL: usize = 64 << 10;
 
 /// Where the frames of Snakepen's own loop begin in a stack of faulthandler's; the innermost frame comes first.
 const LOOP: &str = "/snakepen/_serve.py\"";
@@ -38,7 +43,7 @@ impl Dump {
 
     /// Nothing more is expected; what is there is of no interest.
     pub(super) fn forget(&mut self) {
-        self.read();
+        self.read(LARGEST_PIPE);
         self.text.clear();
         self.expected = false;
     }
@@ -46,10 +51,14 @@ impl Dump {
     /// The stack that was asked for, once it is complete; pending for ever if none was.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<String> {
         while self.expected {
-            self.read();
+            let all = self.read(PER_POLL);
             if let Some(end) = self.text.iter().position(|&byte| byte == END) {
                 self.expected = false;
                 return Poll::Ready(tidy(&self.text[..end]));
+            }
+            if !all {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             if self.ended || ready!(self.pipe.poll_read_ready(cx)).is_err() {
                 self.expected = false;
@@ -60,26 +69,33 @@ impl Dump {
 
     /// What was written last, complete or not.
     pub(super) fn take(&mut self) -> String {
-        self.read();
+        self.read(LARGEST_PIPE);
         let text = std::mem::take(&mut self.text);
         tidy(text.rsplit(|&byte| byte == END).next().unwrap_or_default())
     }
 
-    fn read(&mut self) {
+    /// Reads what is there, but no more than so many bytes; whether that was all.
+    fn read(&mut self, limit: usize) -> bool {
         // More than one stack has never been of use; a worker that writes without end must not fill the host's memory.
         const ENOUGH: usize = 256 << 10;
         let mut chunk = [0; 4096];
-        while let Ok(count) = self.pipe.try_read(&mut chunk) {
+        let mut left = limit;
+        while left > 0 {
+            let Ok(count) = self.pipe.try_read(&mut chunk) else {
+                return true;
+            };
             if count == 0 {
                 // Nobody holds the other end: it stays ready for ever, and there is nothing to wait for.
                 self.ended = true;
-                return;
+                return true;
             }
             if self.text.len() > ENOUGH {
                 self.text.clear();
             }
             self.text.extend_from_slice(&chunk[..count]);
+            left = left.saturating_sub(count);
         }
+        false
     }
 }
 
@@ -99,7 +115,7 @@ mod tests {
     use std::task::Poll;
     use std::time::Duration;
 
-    use super::{Dump, tidy};
+    use super::{Dump, LARGEST_PIPE, PER_POLL, tidy};
     use crate::sys;
 
     #[tokio::test]
@@ -113,6 +129,33 @@ mod tests {
             if dump.expected { Poll::Pending } else { Poll::Ready(()) }
         });
         tokio::time::timeout(Duration::from_secs(10), gives_up).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_pipe_is_read_in_turns() {
+        let (ours, theirs) = sys::pipe(true).unwrap();
+        let size = rustix::pipe::fcntl_setpipe_size(&theirs, LARGEST_PIPE).unwrap();
+        assert_eq!(rustix::io::write(&theirs, &vec![b'x'; size]), Ok(size));
+        let left = || usize::try_from(rustix::io::ioctl_fionread(&theirs).unwrap()).unwrap();
+        let mut dump = Dump::new(ours).unwrap();
+        dump.pipe.readable().await.unwrap();
+        dump.expect();
+        assert_eq!(left(), 0, "that was of an earlier stack");
+
+        assert_eq!(rustix::io::write(&theirs, &vec![b'x'; size]), Ok(size));
+        dump.pipe.readable().await.unwrap();
+        let mut turns = 0;
+        poll_fn(|cx| {
+            let before = left();
+            assert!(dump.poll(cx).is_pending());
+            let taken = before - left();
+            assert!(taken <= PER_POLL, "{taken}");
+            turns += 1;
+            // It is woken for the next one.
+            if left() > 0 { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        assert!(turns >= size / PER_POLL, "{turns}");
     }
 
     #[test]

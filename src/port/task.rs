@@ -86,6 +86,11 @@ pub(crate) struct Successor {
 }
 
 impl Successor {
+    /// Whether it can take over; one that has ended since it was ready cannot.
+    pub(crate) fn is_there(&self) -> bool {
+        !self.link.is_closed()
+    }
+
     /// It takes calls from now on. The board first: a pool actor that starts just now reads it there.
     pub(crate) fn take_over(self, shared: &Shared, slot: usize) {
         let Self { epoch, pid, link } = self;
@@ -180,7 +185,15 @@ impl Live {
 
 impl PortTask {
     pub(crate) async fn run(mut self) {
-        let end = match self.start().await {
+        let mut last = LastWord {
+            worker: self.worker.clone(),
+            epoch: self.epoch,
+            end: PortEnd::Died {
+                uptime: Duration::ZERO,
+                message: format!("the task of worker {} panicked", self.name),
+            },
+        };
+        last.end = match self.start().await {
             Ok(mut live) => {
                 let ready = WorkerMsg::Ready { epoch: self.epoch, pid: self.pid };
                 let _ = self.worker.send_message(ready);
@@ -194,8 +207,6 @@ impl PortTask {
                 PortEnd::StartFailed(error)
             }
         };
-        // An actor that is gone needs no news; its supervisor has them from its end.
-        let _ = self.worker.send_message(WorkerMsg::Ended { epoch: self.epoch, end });
     }
 
     async fn serve(&mut self, live: &mut Live) -> Leave {
@@ -272,6 +283,8 @@ impl PortTask {
             Command::Ping(token) => {
                 let _ = self.worker.send_message(WorkerMsg::Pong(token));
             }
+            // Its worker hears of it, and serves on.
+            Command::HandOver(successor) if !successor.is_there() => {}
             Command::HandOver(successor) if live.is_free() => {
                 return Some(Leave::Replaced(successor));
             }
@@ -374,7 +387,7 @@ impl PortTask {
         if live.retiring {
             return Some(Leave::Exit { grace: TERM_GRACE });
         }
-        if let Some(successor) = live.successor.take() {
+        if let Some(successor) = live.successor.take().filter(Successor::is_there) {
             return Some(Leave::Replaced(successor));
         }
         if let Some(next) = self.next(id) {
@@ -407,6 +420,22 @@ impl PortTask {
 
     fn source(&self, request: u64) -> Source<'_> {
         source(&self.shared, &self.name, request)
+    }
+}
+
+/// The news of a port's end. They come also if its task panics, as it does in a subscriber of `tracing` that panics: without
+/// them the slot would wait for ever.
+struct LastWord {
+    worker: ActorRef<WorkerMsg>,
+    epoch: u64,
+    end: PortEnd,
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        let Self { epoch, end, .. } = self;
+        // An actor that is gone needs no news; its supervisor has them from its end.
+        let _ = self.worker.send_message(WorkerMsg::Ended { epoch: *epoch, end: end.clone() });
     }
 }
 

@@ -4,7 +4,9 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CLOSED_GRACE, Command, Leave, Live, PortEnd, PortTask, REPORT, TERM_GRACE, source};
+use super::{
+    CLOSED_GRACE, Command, Leave, Live, PortEnd, PortTask, REPORT, Successor, TERM_GRACE, source,
+};
 use crate::actors::worker::WorkerMsg;
 use crate::error::{Ended, Error, Exit, WorkerDeath};
 use crate::port::answer::answer;
@@ -23,10 +25,12 @@ impl PortTask {
         let Self { slot, epoch, .. } = *self;
         // Before the board and the dispatcher hear of it: whoever lets this port take over too late then sees it.
         self.commands.close();
+        let (unread, handed_over) = self.unread().await;
         let (leave, successor) = match leave {
             Leave::Replaced(successor) => (Leave::Recycle, Some(successor)),
             leave => (leave, live.successor.take()),
         };
+        let successor = handed_over.or(successor).filter(Successor::is_there);
         // First of all: the slot is never without a worker.
         if let Some(successor) = successor {
             successor.take_over(&self.shared, slot);
@@ -36,7 +40,8 @@ impl PortTask {
         }
         self.shared.board.stopping(slot, epoch);
         self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
-        self.return_unread().await;
+        // Calls that were sent here go to another worker.
+        unread.into_iter().for_each(|request| self.give_back(request));
         let busy = !live.is_free();
         let mut leave = leave;
         let mut turn = None;
@@ -94,14 +99,18 @@ impl PortTask {
         }
     }
 
-    /// Calls that were sent here and not read go to another worker.
-    async fn return_unread(&mut self) {
+    /// What was sent here and not read: calls, and who is to take over.
+    async fn unread(&mut self) -> (Vec<Box<Request>>, Option<Successor>) {
+        let (mut requests, mut successor) = (Vec::new(), None);
         // Not `try_recv`, which would miss one that is just being sent.
         while let Some(command) = self.commands.recv().await {
-            if let Command::Run(request) = command {
-                self.give_back(request);
+            match command {
+                Command::Run(request) => requests.push(request),
+                Command::HandOver(handed_over) => successor = Some(handed_over),
+                _ => {}
             }
         }
+        (requests, successor)
     }
 
     /// Sees the process to its end.
