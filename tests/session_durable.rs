@@ -85,9 +85,8 @@ async fn write_forever(path: &Path) {
                     writeln!(told, "deleted 0 {key}").unwrap();
                 }
                 if number % 8 == 0 {
-                    let version =
-                        store.global().update("sum", |old: Option<u64>| old.unwrap_or(0) + 1);
-                    version.await.unwrap();
+                    let global = store.global();
+                    global.update("sum", |old: Option<u64>| old.unwrap_or(0) + 1).await.unwrap();
                     writeln!(told, "sum 0 -").unwrap();
                 }
             }
@@ -102,7 +101,7 @@ async fn what_was_acknowledged_is_there_after_a_kill() {
     let path = directory.path().join("sessions.redb");
     let mut sum = 0;
     let mut last_version = 0;
-    for round in 1..=4_u64 {
+    for round in 1..=3_u64 {
         let mut host = Host::start(&format!("write {}", path.display()));
         host.tells("ready").await;
         let acknowledged = |host: &Host| -> Vec<Vec<String>> {
@@ -110,7 +109,7 @@ async fn what_was_acknowledged_is_there_after_a_kill() {
             let of = |task| lines(task).unwrap_or_default().lines().map(str::to_owned).collect();
             (0..WRITERS).map(of).collect()
         };
-        eventually("all write", || acknowledged(&host).iter().all(|lines| lines.len() > 8)).await;
+        eventually("all write", || acknowledged(&host).iter().all(|lines| lines.len() > 4)).await;
         tokio::time::sleep(Duration::from_micros(fastrand::u64(0..20_000))).await;
         host.kill();
 
@@ -171,11 +170,11 @@ async fn what_was_acknowledged_is_there_after_a_kill() {
 #[tokio::test]
 async fn a_host_killed_while_it_creates_the_store_leaves_one_that_opens() {
     let directory = tempfile::tempdir().unwrap();
-    for round in 0..12 {
+    for round in 0..6 {
         let path = directory.path().join(format!("{round}.redb"));
         let mut host = Host::start(&format!("hold {}", path.display()));
         eventually("it is being created", || path.exists()).await;
-        tokio::time::sleep(Duration::from_micros(round * 500)).await;
+        tokio::time::sleep(Duration::from_micros(round * 1000)).await;
         host.kill();
         let store = open(&path).await;
         store.global().put("k", &round).await.unwrap();
@@ -236,6 +235,8 @@ async fn a_full_disk_fails_writers_and_loses_nothing() {
         .env("SNAKEPEN_TEST_DIRECTORY", directory.path())
         .stdin(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
+    // The host ends with this end of it.
+    let _stdin = child.stdin.take();
     let ended = tokio::task::spawn_blocking(move || child.wait());
     assert!(within(LIMIT, "the host", ended).await.unwrap().unwrap().success());
     let acknowledged = fs::read_to_string(directory.path().join("acknowledged")).unwrap();
@@ -377,9 +378,9 @@ async fn a_damaged_file_is_refused() {
     store.close().await.unwrap();
     let bytes = fs::read(&whole).unwrap();
     let path = directory.path().join("sessions.redb");
-    let mut refusals = 0;
+    let refusals = std::cell::Cell::new(0);
     // Each opens with all that was there, or is refused and left as it is.
-    let mut check = async |damaged: &[u8], what: String| {
+    let check = async |damaged: &[u8], what: String| {
         fs::write(&path, damaged).unwrap();
         match within(LIMIT, "open", builder(&path).open()).await {
             Ok(store) => {
@@ -394,7 +395,7 @@ async fn a_damaged_file_is_refused() {
                 assert_eq!(named, path);
                 assert!(message.contains("move") && message.contains("away"), "{message}");
                 assert!(fs::read(&path).unwrap() == damaged, "{what}: the file has changed");
-                refusals += 1;
+                refusals.set(refusals.get() + 1);
             }
             Err(error) => panic!("{what}: {error}"),
         }
@@ -406,8 +407,8 @@ async fn a_damaged_file_is_refused() {
         .filter(|page| bytes[page * 4096..][..4096].iter().any(|&byte| byte != 0))
         .collect();
     assert!(pages.len() > 20);
-    for round in 0..60 {
-        let page = pages[round * pages.len() / 60];
+    for round in 0..40 {
+        let page = pages[round * pages.len() / 40];
         let used: Vec<_> = (page * 4096..page * 4096 + 4096).filter(|&at| bytes[at] != 0).collect();
         let at = used[fastrand::usize(..used.len())];
         let mut damaged = bytes.clone();
@@ -417,6 +418,6 @@ async fn a_damaged_file_is_refused() {
     let mut damaged = bytes.clone();
     damaged[4096..].fill(0xA5);
     check(&damaged, "all but the head".to_owned()).await;
-    assert!(refusals > 20, "{refusals}");
+    assert!(refusals.get() > 20, "{refusals:?}");
     check(&bytes, "whole".to_owned()).await;
 }
