@@ -42,3 +42,21 @@ impl Kind for Durable {
 
 #[cfg(feature = "durable")]
 suite!(durable, Durable);
+
+#[cfg(feature = "redis")]
+#[path = "sessions/server.rs"]
+mod server;
+
+#[cfg(feature = "redis")]
+impl Kind for server::Server {
+    async fn new() -> Self {
+        Self::start().await
+    }
+
+    fn builder(&self) -> StoreBuilder {
+        SessionStore::builder(common::unique("redis")).backend(self.backend())
+    }
+}
+
+#[cfg(feature = "redis")]
+suite!(redis, server::Server);

@@ -441,9 +441,7 @@ pub async fn ten_thousand_sessions(kind: &impl Kind) {
             let ids = (0..SESSIONS / 100).map(|number| format!("{task:02}-{number:02}"));
             join_all(ids.map(|id| {
                 let session = store.session(id).unwrap();
-                // The last hundred are brief, and so are kept out of the way until all are there.
-                let ttl = Duration::from_secs(3600);
-                async move { session.create_with_ttl(ttl).await.unwrap() }
+                async move { session.create().await.unwrap() }
             }))
             .await;
         })
