@@ -126,8 +126,12 @@ async fn what_was_acknowledged_is_there_after_a_kill() {
                 assert!(what == "deleted" || what == "sum" || version > last_version);
                 match &*what {
                     "own" => own = Some((rest, version)),
-                    "shared" => drop(keys.insert(rest, Some(version))),
-                    "deleted" => drop(keys.insert(rest, None)),
+                    "shared" => {
+                        keys.insert(rest, Some(version));
+                    }
+                    "deleted" => {
+                        keys.insert(rest, None);
+                    }
                     _ => sum += 1,
                 }
             }

@@ -151,7 +151,8 @@ impl Connected {
     fn explain(&self, error: &RedisError, writes: bool) -> SessionError {
         let (server, message) = (self.server.clone(), error.to_string());
         // It says that it does not serve now, and has done nothing.
-        let refused = ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"];
+        let refused =
+            ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MISCONF"];
         if error.code().is_some_and(|code| refused.contains(&code)) {
             return SessionError::Unavailable { server, message, may_have_applied: false };
         }

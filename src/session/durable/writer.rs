@@ -112,19 +112,25 @@ impl Writer {
                 _ => 0,
             };
             let kib = u32::try_from(size / 1024 + 1).unwrap_or(QUEUE).min(QUEUE);
-            let closed = || SessionError::Closed { store };
-            let Ok(_room) = room.acquire_many_owned(kib).await else { return Err(closed()) };
+            let ended = |room: &Semaphore| {
+                if room.is_closed() {
+                    return SessionError::Closed { store };
+                }
+                let message = "the thread that writes has ended; the log says why".to_owned();
+                SessionError::Write { path: path.to_path_buf(), message }
+            };
+            let Ok(_room) = Arc::clone(&room).acquire_many_owned(kib).await else {
+                return Err(ended(&room));
+            };
             let (reply, answer) = oneshot::channel();
             let write = Write { operation, default_ttl, reply, _room };
             if commands.send(Command::Write(Box::new(write))).is_err() {
-                return Err(closed());
+                return Err(ended(&room));
             }
-            answer.await.unwrap_or_else(|_| {
-                Err(SessionError::Write {
-                    path: path.to_path_buf(),
-                    message: "the thread that writes has ended; the log says why".to_owned(),
-                })
-            })
+            match answer.await {
+                Ok(answer) => answer,
+                Err(_) => Err(ended(&room)),
+            }
         }
     }
 
