@@ -2,7 +2,8 @@
 # All that must hold before a change goes in: lints, documentation, tests of both languages, examples, and that none of
 # it leaves a process behind. Cheap checks come first; the first failure ends the run.
 #
-# Needs Rust (stable, with rustfmt and clippy), one CPython from 3.10 with pip and venv, and the package registries.
+# Needs Rust (stable, with rustfmt and clippy), one CPython from 3.10 with pip and venv, the package registries, and
+# redis-server, which is installed if it is missing and this runs as root where there is apt-get.
 # Writes into target/ only (and what cargo and pip keep for themselves). Other CPythons that are at hand, on PATH or
 # from pyenv, are tried as well.
 set -euo pipefail
@@ -147,13 +148,37 @@ other_python() {
     python_tests "$directory"
 }
 
+# The tests start servers of their own. One that the package starts is not used, and no process of this run.
+redis_server() {
+    if ! command -v redis-server >/dev/null; then
+        if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+            echo 'No redis-server: install it (Debian: apt-get install redis-server).' >&2
+            return 1
+        fi
+        env -u SNAKEPEN_TEST_RUN DEBIAN_FRONTEND=noninteractive bash -c \
+            'apt-get update -q && apt-get install -qy --no-install-recommends redis-server' </dev/null
+    fi
+    redis-server --version
+}
+
+# The library with each feature alone; everything with none, and with all.
+rust_lint() {
+    cargo clippy --locked --keep-going --all-targets -- -D warnings
+    local feature
+    for feature in cluster durable redis; do
+        cargo clippy --locked --features "$feature" -- -D warnings
+    done
+    cargo clippy --locked --keep-going --all-targets --all-features -- -D warnings
+}
+
 rust_docs() {
     RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --all-features
 }
 
 # With the environment's interpreter: some tests need NumPy.
 rust_tests() {
-    SNAKEPEN_PYTHON=$venv/bin/python cargo test --locked --no-fail-fast
+    SNAKEPEN_PYTHON=$venv/bin/python cargo test --locked --no-fail-fast --features durable,redis
 }
 
 # With the bare interpreter: the examples need nothing but the standard library.
@@ -214,9 +239,9 @@ step "Python $version environment" environment "$venv" "$python" -r python_worke
 step 'Python lint and format' python_lint
 step 'Python types' python_types
 step "Python $version tests" python_tests "$venv"
-step 'Rust lint' cargo clippy --locked --keep-going --all-targets -- -D warnings
-step 'Rust lint, feature cluster' cargo clippy --locked --keep-going --all-targets --features cluster -- -D warnings
+step 'Rust lint' rust_lint
 step 'Rust documentation' rust_docs
+step 'Redis server' redis_server
 step 'Rust tests' rust_tests
 for other in "${others[@]}"; do
     read -r other_version other_path <<<"$other"

@@ -61,6 +61,12 @@
 //! No process outlives its pool: workers lead process groups that are killed before their leader is reaped, the
 //! launcher ends with the host, and a worker with its launcher, even if each is killed with `-9`.
 //!
+//! # Sessions
+//!
+//! Workers keep no state. What has to outlive a call, or a worker, is kept in a [`SessionStore`]: values by key, with versions,
+//! compare-and-set and a time to live, and programs; in memory, in a file, or in a server that several hosts share. See
+//! [`session`].
+//!
 //! # In Python
 //!
 //! A handler is a function decorated with `@snakepen.handler`, `async def` or not, or one that the Rust side
@@ -71,7 +77,13 @@
 //!
 //! # Features
 //!
-//! `cluster`: makes the actors' messages fit a build that links ractor's `cluster` feature. Off by default.
+//! All are off by default, and each goes with any other.
+//!
+//! `cluster`: makes the actors' messages fit a build that links ractor's `cluster` feature.
+//!
+//! `durable`: [sessions](session) in a file, which survive the host (`session::Durable`).
+//!
+//! `redis`: sessions in a Redis or Valkey server, for several hosts (`session::Redis`).
 //!
 //! # Platform
 //!

@@ -1,12 +1,14 @@
 //! Scenarios 32 and 33, and all else that holds for a session store whatever keeps it: one suite, run against each
 //! backend.
 
+#![allow(unreachable_pub)]
+
 mod common;
 #[path = "sessions/suite.rs"]
 mod suite;
 
-use snakepen::SessionStore;
-use snakepen::session::StoreBuilder;
+use snakepen::session::{Expected, Key, Operation, Scope, Space, StoreBuilder, Value};
+use snakepen::{SessionError, SessionStore};
 use suite::{Kind, suite};
 
 struct Memory;
@@ -22,3 +24,112 @@ impl Kind for Memory {
 }
 
 suite!(memory, Memory);
+
+#[cfg(feature = "durable")]
+struct Durable(tempfile::TempDir);
+
+#[cfg(feature = "durable")]
+impl Kind for Durable {
+    async fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn builder(&self) -> StoreBuilder {
+        let backend = snakepen::session::Durable::new(self.0.path().join("sessions.redb"));
+        SessionStore::builder(common::unique("durable")).backend(backend)
+    }
+}
+
+#[cfg(feature = "durable")]
+suite!(durable, Durable);
+
+#[cfg(feature = "redis")]
+#[path = "sessions/server.rs"]
+mod server;
+
+#[cfg(feature = "redis")]
+impl Kind for server::Server {
+    async fn new() -> Self {
+        Self::start().await
+    }
+
+    fn builder(&self) -> StoreBuilder {
+        SessionStore::builder(common::unique("redis")).backend(self.backend())
+    }
+}
+
+#[cfg(feature = "redis")]
+suite!(redis, server::Server);
+
+// === What is answered at once ===
+
+/// Whether each of these is there at the first poll.
+async fn at_once(store: &SessionStore, operations: Vec<Operation>) {
+    for operation in operations {
+        let what = format!("{operation:?}");
+        assert!(common::polled(1, store.execute(operation)).await.is_some(), "{what}");
+    }
+}
+
+fn key(name: &str) -> Key {
+    Key { scope: Scope::session("s").unwrap(), space: Space::Value, name: name.to_owned() }
+}
+
+fn reads() -> Vec<Operation> {
+    let scope = || Scope::session("s").unwrap();
+    vec![
+        Operation::Get { key: key("k"), known: None },
+        Operation::Get { key: key("none"), known: Some(1) },
+        Operation::Keys { scope: scope(), space: Space::Value },
+        Operation::Info { scope: scope() },
+        Operation::Touch { scope: scope() },
+        // It is there.
+        Operation::Create { scope: scope(), ttl: None },
+    ]
+}
+
+#[tokio::test]
+async fn a_table_answers_at_once() {
+    let store = SessionStore::builder(common::unique("memory")).open().await.unwrap();
+    let (scope, value) = (Scope::session("s").unwrap(), Value::json("v").unwrap());
+    at_once(
+        &store,
+        vec![
+            Operation::Create { scope: scope.clone(), ttl: None },
+            Operation::Put { key: key("k"), value, expected: Expected::Absent },
+        ],
+    )
+    .await;
+    at_once(&store, reads()).await;
+    at_once(
+        &store,
+        vec![
+            Operation::Delete { key: key("k"), expected: Expected::Any },
+            Operation::Expire { scope },
+        ],
+    )
+    .await;
+    store.close().await.unwrap();
+}
+
+#[cfg(feature = "durable")]
+#[tokio::test]
+async fn a_file_is_read_at_once() {
+    let kind = Durable::new().await;
+    let store = kind.builder().open().await.unwrap();
+    store.session("s").unwrap().put("k", &1).await.unwrap();
+    at_once(&store, reads()).await;
+    store.close().await.unwrap();
+}
+
+/// A store without a runtime, or on one without a timer, is an error and no hang.
+#[test]
+fn a_store_needs_a_runtime() {
+    let open = || SessionStore::builder(common::unique("memory")).open();
+    let bare = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for error in
+        [futures::executor::block_on(open()).unwrap_err(), bare.block_on(open()).unwrap_err()]
+    {
+        assert!(matches!(error, SessionError::Config { option: "open", .. }), "{error}");
+    }
+}

@@ -177,11 +177,13 @@ fn found_version(found: Option<u64>) -> String {
     }
 }
 
-/// A TTL that can be used, in milliseconds.
-pub(crate) fn check_ttl(ttl: Duration) -> Result<u64, String> {
+/// 100 years: it can be added to any moment.
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Why this cannot be a TTL.
+pub(crate) fn check_ttl(ttl: Duration) -> Result<(), String> {
     if ttl < Duration::from_millis(1) {
         return Err("a session lives for 1 ms at least".to_owned());
     }
-    // 100 years, so that it can be added to any moment.
-    Ok(super::clock::millis(ttl).min(100 * 365 * 24 * 3600 * 1000))
+    Ok(())
 }

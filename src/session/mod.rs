@@ -55,16 +55,30 @@
 //!
 //! | backend | feature | where the state is | survives |
 //! | --- | --- | --- | --- |
-//! | [`Memory`] | | in this process | a worker's death |
+//! | [`Memory`], the default | | in this process | a worker's death |
+#![cfg_attr(
+    feature = "durable",
+    doc = "| [`Durable`] | `durable` | in a file, and in this process | `kill -9` of the host |"
+)]
+#![cfg_attr(
+    feature = "redis",
+    doc = "| [`Redis`] | `redis` | in a Redis or Valkey server, for any number of hosts | the death of hosts |"
+)]
+//!
+//! Without its feature a backend is not there. Anything that implements [`Backend`] is one.
 
 mod backend;
 mod cell;
 mod clock;
+#[cfg(feature = "durable")]
+mod durable;
 mod error;
 mod index;
 mod memory;
 mod operation;
 mod programs;
+#[cfg(feature = "redis")]
+mod redis;
 mod room;
 #[allow(clippy::module_inception, reason = "the handle of one session, as `store` is that of all")]
 mod session;
@@ -73,10 +87,14 @@ mod table;
 mod value;
 
 pub use backend::{Answer, Backend, Settings, Usage};
+#[cfg(feature = "durable")]
+pub use durable::Durable;
 pub use error::SessionError;
 pub use memory::Memory;
 pub use operation::{Expected, Key, Operation, Outcome, Scope, SessionInfo, Space};
 pub use programs::{Program, Programs};
+#[cfg(feature = "redis")]
+pub use redis::Redis;
 pub use session::Session;
 pub use store::{List, SessionStats, SessionStore, StoreBuilder};
 pub use value::Value;

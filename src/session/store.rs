@@ -9,7 +9,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorRef, SpawnErr, registry};
 
 use super::backend::{Backend, Settings};
-use super::error::check_ttl;
+use super::error::{MAX_TTL, check_ttl};
 use super::{Memory, Operation, Outcome, Scope, Session, SessionError};
 use crate::actors::session_root::{SessionRoot, SessionRootMsg};
 use crate::actors::session_store::SessionStoreMsg;
@@ -37,7 +37,7 @@ impl StoreBuilder {
     ///
     /// [`Session::create_with_ttl`] gives one session another.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.settings.ttl = ttl;
+        self.settings.ttl = ttl.min(MAX_TTL);
         self
     }
 
@@ -205,6 +205,11 @@ impl SessionStore {
 
     pub(crate) fn of(anchor: Arc<Anchor>) -> Self {
         Self { anchor }
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn maintain(&self) {
+        self.anchor.shared.backend.maintain().await.unwrap();
     }
 
     /// The store's name.
@@ -446,6 +451,12 @@ impl Shared {
 
     async fn run(&self, operation: Operation) -> Result<Outcome, SessionError> {
         self.check_open()?;
+        let operation = match operation {
+            Operation::Create { scope, ttl: Some(ttl) } => {
+                Operation::Create { scope, ttl: Some(ttl.min(MAX_TTL)) }
+            }
+            operation => operation,
+        };
         let counter = if operation.is_write() { &self.writes } else { &self.reads };
         counter.fetch_add(1, Ordering::Relaxed);
         let outcome = self.backend.execute(operation).await;
