@@ -36,8 +36,8 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// have been is not, and [`SessionError::Unavailable`] says so. The store finds its server again by itself.
 ///
 /// What survives what is up to the server: with `appendonly yes` and `appendfsync always`, an acknowledged write survives its
-/// death. It must not evict: leave `maxmemory-policy` at `noeviction`. Versions begin with the time of the
-/// server in µs, so that they are not used twice even if it loses everything. Connections are not encrypted.
+/// death. It must not evict: leave `maxmemory-policy` at `noeviction`. Versions are at least the time of the
+/// server in µs, so that they are not used twice if it loses everything, or its last writes. Connections are not encrypted.
 #[derive(Clone, Debug)]
 pub struct Redis {
     url: String,

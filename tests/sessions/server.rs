@@ -64,6 +64,11 @@ impl Server {
         String::from_utf8(asked.expect("redis-cli").stdout).expect("UTF-8")
     }
 
+    /// Where its data is.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().expect("a killed server");
         self.child.wait().expect("a reaped server");

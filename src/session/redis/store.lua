@@ -131,9 +131,10 @@ elseif op == 'put' then -- entry, expected, size, TTL, most sessions, most bytes
     if not live and no_session(tonumber(ARGV[7])) then return { 'full', 'max_sessions' } end
     if no_bytes(size - old, tonumber(ARGV[8])) then return { 'full', 'max_total_bytes' } end
     if not live then start(ARGV[6]) end
-    -- Began with the time, in µs: versions are not used again even if the server loses everything.
-    call('SET', P .. ':version', text(tonumber(time[1]) * 1e6 + tonumber(time[2])), 'NX')
-    local new = text(call('INCR', P .. ':version'))
+    -- At least the time, in µs: versions are not used again if the server loses everything, or comes back with an older state.
+    local last = tonumber(call('GET', P .. ':version') or '0')
+    local new = text(math.max(last + 1, tonumber(time[1]) * 1e6 + tonumber(time[2])))
+    call('SET', P .. ':version', new)
     call('HSET', key, 'm' .. entry, new .. ' ' .. text(size), 'd' .. entry, ARGV[9])
     grow(id, version and 0 or 1, size - old)
     return { 'written', new }
