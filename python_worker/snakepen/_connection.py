@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_RDWR, SOCK_STREAM, socket
-from _thread import allocate_lock, get_ident
+from _thread import RLock, allocate_lock, get_ident
 from itertools import count
 
 from . import _wire
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
     from collections import deque
     from collections.abc import Sequence
+    from typing import Any
 
     from ._request import Request
 else:
@@ -23,6 +24,8 @@ else:
 
 _SMALL = 32 * 1024
 _PATIENCE = 0.1
+_LOOK = 1.0
+"""Who sleeps looks so often whether the place is free: whoever was woken for it may be in a long signal handler."""
 
 
 class PortEnded(Exception):
@@ -50,7 +53,7 @@ class Waiter:
             pass
 
     def sleep(self) -> None:
-        self._lock.acquire()
+        self._lock.acquire(True, _LOOK)
 
 
 class Awaiter:
@@ -67,7 +70,10 @@ class Awaiter:
         if get_ident() == self._thread:
             self._settle(frame)
         else:
-            self._loop.call_soon_threadsafe(self._settle, frame)
+            try:
+                self._loop.call_soon_threadsafe(self._settle, frame)
+            except RuntimeError:  # the loop is closed, and its tasks have ended: the worker leaves
+                pass
 
     def _settle(self, frame: Frame) -> None:
         if not self._future.done():  # its task may have been cancelled
@@ -93,8 +99,7 @@ class Connection:
         self._calls: deque[Frame] = deque()
         self._asked: dict[int, Waiter | Awaiter] = {}
         self._tokens = count(1)
-        self._receiving = allocate_lock()
-        self._receiver = 0  # the thread that has it
+        self._receiving: Any = RLock()  # it knows its thread as soon as it is taken; nobody takes it twice
         self._sleepers: list[Waiter] = []
         self._main = Waiter()
         self._thread = get_ident()
@@ -103,7 +108,7 @@ class Connection:
         self.ready = False
         """Rust answers questions."""
         self._outgoing: deque[bytes | tuple[bytes, bytes]] = deque()
-        self._sending = allocate_lock()
+        self._sending: Any = RLock()
         self._leaving = False
         self.max_frame = max_frame
         self.running: Request | None = None
@@ -132,58 +137,59 @@ class Connection:
             if not self._receiving.acquire(False):
                 self._receive_or_sleep(self._main)
                 continue
-            self._receiver = self._thread
             try:
-                self._receive(0)
+                if not calls and not self._leaving:  # whoever had the place before may have received it just now
+                    self._receive(0)
             finally:
-                self._receiver = 0
                 self._receiving.release()
-            if self._sleepers:
-                self._wake_one()
+            self._wake_one()
         return calls.popleft()
 
     def receive_ready(self) -> None:
         """For the event loop that found the socket readable."""
         if not self._receiving.acquire(False):
             return  # a thread is at it
-        self._receiver = self._thread
         try:
             self._receive(MSG_DONTWAIT)
         except BlockingIOError:
             pass
         finally:
-            self._receiver = 0
             self._receiving.release()
             self._wake_one()
 
     def _receive_or_sleep(self, waiter: Waiter) -> None:
         """Receives once, for all that wait; or sleeps until whoever does has something for it, or gives it up."""
-        self._sleepers.append(waiter)  # first: who finds the place taken must be seen by the one that has it
         try:
-            if self._receiving.acquire(False):
-                self._receiver = get_ident()
-                try:
-                    # Whoever had the place before may have received what this one waits for.
-                    if self._calls or self._leaving if waiter is self._main else waiter.frame:
-                        return
-                    if waiter is not self._main:
-                        # A signal handler of the user's may raise while this waits: nothing is lost then.
-                        self._socket.recv(1, MSG_PEEK)
+            try:
+                self._sleepers.append(waiter)  # first: who finds the place taken must be seen by the one that has it
+                if not self._receiving.acquire(False):
+                    waiter.sleep()
+                # Whoever had the place before may have received what this one waits for.
+                elif waiter is self._main:
+                    if not self._calls and not self._leaving:
+                        self._receive(0)
+                elif waiter.frame is None:
+                    # A signal handler of the user's may raise while this waits: nothing is lost then.
+                    self._socket.recv(1, MSG_PEEK)
                     self._receive(0)
-                finally:
-                    self._receiver = 0
-                    self._receiving.release()
-            elif self._receiver == get_ident():
-                raise RuntimeError("a signal handler or finalizer can't wait for Rust while its thread receives")
-            else:
-                waiter.sleep()
-        finally:
+            finally:
+                self._step_back(waiter)
+        except BaseException:
+            # It may be a signal handler's, and have come while this one stepped back.
+            self._step_back(waiter)
+            raise
+
+    def _step_back(self, waiter: Waiter) -> None:
+        if self._receiving._is_owned():
+            self._receiving.release()
+        if waiter in self._sleepers:
             self._sleepers.remove(waiter)
-            self._wake_one()
+        self._wake_one()
 
     def _wake_one(self) -> None:
-        """The place of the receiver is free: one of those that wait takes it."""
-        for waiter in self._sleepers[:1]:
+        """The place of the receiver is free: one of those that wait takes it. The last: a signal handler that asks
+        comes after the thread that it has interrupted, which can't take it."""
+        for waiter in self._sleepers[-1:]:
             waiter.wake()
 
     def _receive(self, flags: int) -> None:
@@ -196,7 +202,7 @@ class Connection:
             while (frame := self._decoder.next()) is not None:
                 if frame.kind == CALL:
                     self._calls.append(frame)
-                    if self._receiver != self._thread:
+                    if get_ident() != self._thread:
                         self._main.wake()
                 else:
                     self._take(frame)
@@ -209,18 +215,18 @@ class Connection:
 
     def _take(self, frame: Frame) -> None:
         kind = frame.kind
-        if kind == PING:
+        if kind == REPLY:
+            waiter = self._asked.pop(frame.id, None)
+            if waiter is None:
+                raise ProtocolError("unexpected_reply", f"a reply to {frame.id}, which isn't waited for")
+            waiter.deliver(frame)
+        elif kind == PING:
             self.send(_wire.PONG, frame.id)
         elif kind == CANCEL:
             self._cancel(frame.id)
         elif kind == EXIT:
             self._leaving = True
             self._main.wake()
-        elif kind == REPLY:
-            waiter = self._asked.pop(frame.id, None)
-            if waiter is None:
-                raise ProtocolError("unexpected_reply", f"a reply to {frame.id}, which isn't waited for")
-            waiter.deliver(frame)
 
     def _cancel(self, id: int) -> None:
         if self.running is not None and self.running.id == id:
@@ -237,6 +243,8 @@ class Connection:
 
     def ask(self, name: bytes, json: bytes, buffers: Sequence[bytes | memoryview] = ()) -> Frame:
         """Asks Rust, and waits for the reply."""
+        if self._receiving._is_owned() or self._sending._is_owned():
+            raise RuntimeError("a signal handler or finalizer can't wait for Rust while its thread sends or receives")
         waiter = Waiter()
         self._ask(waiter, name, json, buffers)
         while waiter.frame is None:
@@ -282,20 +290,30 @@ class Connection:
     def _post(self, frame: bytes | tuple[bytes, bytes]) -> None:
         self._outgoing.append(frame)
         # Whoever releases the lock looks once more, so nothing stays behind that was added meanwhile. Other senders
-        # are waited for, so that threads can't add frames faster than Rust reads them; but not for ever, since it may
-        # be this very thread's send that a finalizer or a signal handler has interrupted.
+        # are waited for, so that threads can't add frames faster than Rust reads them. A finalizer or a signal handler
+        # that has interrupted this very thread's send leaves its frame to that.
         sending = self._sending
-        while self._outgoing and (sending.acquire(False) or sending.acquire(True, _PATIENCE)):
+        while self._outgoing and not sending._is_owned():
             try:
-                while self._outgoing:
-                    self._write(self._outgoing.popleft())
-            except OSError:
-                # Whether the port has ended or lost its descriptor, the next receive says so.
-                self._outgoing.clear()
-            except IndexError:  # abandon() or flush() got there first
-                pass
-            finally:
-                self._sending.release()
+                try:
+                    if not sending.acquire(False) and not sending.acquire(True, _PATIENCE):
+                        return
+                    while self._outgoing:
+                        self._write(self._outgoing.popleft())
+                except OSError:
+                    # Whether the port has ended or lost its descriptor, the next receive says so.
+                    self._outgoing.clear()
+                except IndexError:  # abandon() or flush() got there first
+                    pass
+                finally:
+                    if sending._is_owned():
+                        sending.release()
+            except BaseException:
+                # A signal handler of the user's has raised: a frame, of another thread's perhaps, may be lost.
+                if sending._is_owned():
+                    sending.release()
+                self._socket.shutdown(SHUT_RDWR)
+                raise
 
     def flush(self) -> None:
         """Waits until what other threads are sending has gone out, for a second at most."""
