@@ -61,8 +61,8 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     server = Server(connection, page, birth.place, cancellation)
     gc.enable()
     page.idle()
-    connection.ready = True
     connection.send(_wire.READY, 0, _wire.VERSION, json=_ready())
+    connection.ready = True  # after it: a thread that an import has started may ask at once, and READY comes first
     code: Any = None
     try:
         server.run()
