@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import _json
-from ._store import ANY, ask
+from ._store import ANY, ask, expectation_of, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Programs:
     def delete(self, id: str) -> bool:
         """Whether there was one."""
         _built.pop((self._session.id, id), None)
-        return ask(b"delete", [self._session.id, PROGRAM, id, ANY]).arg == 1
+        return ask(b"delete", [self._session.id, PROGRAM, name_of(id, "program's id"), ANY]).arg == 1
 
     def built(self, id: str, build: Callable[[Program], Built]) -> Built:
         """`build(program)`, kept in this worker until the program changes; of all sessions the last 64 that were used.
@@ -117,7 +117,7 @@ class Programs:
         return built
 
     def _get(self, id: str, known: int | None) -> Any:
-        reply = ask(b"get", [self._session.id, PROGRAM, id, known])
+        reply = ask(b"get", [self._session.id, PROGRAM, name_of(id, "program's id"), known])
         if reply.name == "missing":
             return None
         if reply.name == "unchanged":
@@ -127,12 +127,14 @@ class Programs:
 
     def _put(self, program: Program, expected: int) -> Program:
         stored = {
-            "kind": program.kind,
+            "kind": name_of(program.kind, "program's kind"),
             "definition": program.definition,
             "state": program.state,
             "metadata": program.metadata,
         }
-        reply = ask(b"put", [self._session.id, PROGRAM, program.id, expected, stored])
+        reply = ask(
+            b"put", [self._session.id, PROGRAM, name_of(program.id, "program's id"), expectation_of(expected), stored]
+        )
         program.version = reply.arg
         return program
 

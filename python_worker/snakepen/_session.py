@@ -7,7 +7,7 @@ import sys
 from . import _json
 from ._programs import Programs
 from ._request import running
-from ._store import ABSENT, ANY, Conflict, SessionError, aask, ask
+from ._store import ANY, Conflict, SessionError, aask, ask, expectation_of, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ class Session:
 
     def get_versioned(self, key: str) -> tuple[Any, int] | None:
         """The value and its version, or None. No two versions in a store are the same."""
-        return _versioned(ask(b"get", [self.id, VALUE, _key(key), None]))
+        return _versioned(ask(b"get", [self.id, VALUE, name_of(key), None]))
 
     async def aget_versioned(self, key: str) -> tuple[Any, int] | None:
-        return _versioned(await aask(b"get", [self.id, VALUE, _key(key), None]))
+        return _versioned(await aask(b"get", [self.id, VALUE, name_of(key), None]))
 
     def keys(self) -> list[str]:
         """The keys at this moment, sorted."""
@@ -108,10 +108,10 @@ class Session:
 
     def compare_and_set(self, key: str, value: Any, expected: int | None) -> int:
         """Writes a value if the present one has this version, or, with None, if there is none; else raises Conflict."""
-        return ask(b"put", *_write(self.id, VALUE, key, _expected(expected), value)).arg
+        return ask(b"put", *_write(self.id, VALUE, key, expectation_of(expected), value)).arg
 
     async def acompare_and_set(self, key: str, value: Any, expected: int | None) -> int:
-        return (await aask(b"put", *_write(self.id, VALUE, key, _expected(expected), value))).arg
+        return (await aask(b"put", *_write(self.id, VALUE, key, expectation_of(expected), value))).arg
 
     def update(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Any:
         """Writes `function(value)` and returns it; no update by another worker is lost.
@@ -148,10 +148,10 @@ class Session:
 
     def delete(self, key: str) -> bool:
         """Whether there was a value."""
-        return ask(b"delete", [self.id, VALUE, _key(key), ANY]).arg == 1
+        return ask(b"delete", [self.id, VALUE, name_of(key), ANY]).arg == 1
 
     async def adelete(self, key: str) -> bool:
-        return (await aask(b"delete", [self.id, VALUE, _key(key), ANY])).arg == 1
+        return (await aask(b"delete", [self.id, VALUE, name_of(key), ANY])).arg == 1
 
     # The session
 
@@ -189,16 +189,6 @@ def global_session() -> Session:
     return Session(None)
 
 
-def _key(key: str) -> str:
-    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"a key is a str, not {type(key).__name__}")
-    return key
-
-
-def _expected(version: int | None) -> int:
-    return ABSENT if version is None else version
-
-
 def _pause(tries: int) -> float:
     """Seconds; longer from try to try, and different in every worker."""
     from random import random
@@ -210,7 +200,7 @@ def _pause(tries: int) -> float:
 
 
 def _write(id: str | None, space: int, key: str, expected: int, value: Any) -> tuple[list[Any], tuple[memoryview, ...]]:
-    head = [id, space, _key(key), expected]
+    head = [id, space, name_of(key), expected]
     if isinstance(value, (bytes, bytearray, memoryview)):
         return [*head, None], (_flat(memoryview(value)),)
     numpy = sys.modules.get("numpy")

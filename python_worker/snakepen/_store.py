@@ -69,6 +69,23 @@ async def aask(name: bytes, arguments: Any, buffers: Sequence[memoryview] = ()) 
     return _checked(await asyncio.to_thread(port.ask, name, json, buffers))
 
 
+def name_of(key: Any, what: str = "key") -> str:
+    """Rust takes what it can't understand for the end of the port: what the user gives is checked here."""
+    if not isinstance(key, str):
+        raise TypeError(f"a {what} is a str, not {type(key).__name__}")
+    return key
+
+
+def expectation_of(version: Any) -> int:
+    if version is None:
+        return ABSENT
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise TypeError(f"a version is an int, not {type(version).__name__}")
+    if not 0 <= version < 1 << 63:
+        raise ValueError(f"{version} is no version")
+    return version
+
+
 def _within(arguments: Any, buffers: Sequence[memoryview], port: Connection) -> bytes:
     try:
         json = _json.dumps(arguments)

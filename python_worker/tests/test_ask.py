@@ -302,3 +302,31 @@ def test_the_end_within_a_question_ends_the_worker(launcher: Launcher, worker: W
     asked(port, start(port, "get", "k", session="s"))
     port.socket.shutdown(socket.SHUT_RDWR)
     assert launcher.hear()["code"] == 0
+
+
+WRONG = """
+import snakepen
+@handler
+def wrong(what):
+    session = snakepen.session("s")
+    try: eval(what)
+    except Exception as error: return [type(error).__name__, str(error)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("session.compare_and_set('k', 1, -1)", "ValueError"),
+        ("session.compare_and_set('k', 1, -2)", "ValueError"),
+        ("session.compare_and_set('k', 1, 1 << 70)", "ValueError"),
+        ("session.compare_and_set('k', 1, '3')", "TypeError"),
+        ("session.compare_and_set('k', 1, True)", "TypeError"),
+        ("session.programs.get(5)", "TypeError"),
+        ("session.programs.delete(None)", "TypeError"),
+        ("session.programs.create(5, 'kind', {})", "TypeError"),
+        ("session.programs.create('p', None, {})", "TypeError"),
+    ],
+)
+def test_what_is_no_key_or_version_is_refused_and_costs_no_worker(worker: Worker, what: str, error: str) -> None:
+    assert worker(WRONG).call("wrong", what)[0] == error
