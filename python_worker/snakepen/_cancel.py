@@ -22,12 +22,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from asyncio import AbstractEventLoop, Task
-    from types import CodeType, FrameType
-    from typing import Any
+    from types import CodeType, FrameType, FunctionType
+    from typing import Any, TypeVar
 
     from ._connection import Connection
     from ._request import Request
     from ._status import StatusPage
+
+    Function = TypeVar("Function", bound=FunctionType)
 else:
     import _signal as signal
 
@@ -39,6 +41,15 @@ _MAX_FRAMES = 100
 _MAX_STACK = 32 * 1024
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+_interruptible: set[CodeType] = set()
+
+
+def interruptible(function: Function) -> Function:
+    """For a function of this package that calls the user's: an exception may be raised in it and in what it calls."""
+    _interruptible.add(function.__code__)
+    return function
 
 
 class Cancelled(BaseException):
@@ -247,7 +258,9 @@ class Cancellation:
                 # Right there only a function without frames can be at work. An `async def` has returned, or is about to
                 # be called: interrupted here, its coroutine would never be awaited.
                 return at is frame and _handlers.is_async(_handlers.table.get(request.handler))
-            if code.co_name == "__del__" or code.co_filename.startswith((_HERE, "<frozen importlib")):
+            if code.co_name == "__del__" or code.co_filename.startswith("<frozen importlib"):
+                return True
+            if code.co_filename.startswith(_HERE) and code not in _interruptible:
                 return True
             at = at.f_back
         return False

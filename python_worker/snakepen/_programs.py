@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import _json
+from ._cancel import interruptible
 from ._store import ANY, ask, expectation_of, name_of
 
 TYPE_CHECKING = False
@@ -95,6 +96,7 @@ class Programs:
         _built.pop((self._session.id, id), None)
         return ask(b"delete", [self._session.id, PROGRAM, name_of(id, "program's id"), ANY]).arg == 1
 
+    @interruptible
     def built(self, id: str, build: Callable[[Program], Built]) -> Built:
         """`build(program)`, kept in this worker until the program changes; of all sessions the last 64 that were used.
 

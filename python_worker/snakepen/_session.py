@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from . import _json
+from ._cancel import interruptible
 from ._programs import Programs
 from ._request import running
 from ._store import ANY, Conflict, SessionError, aask, ask, expectation_of, name_of
@@ -113,6 +114,7 @@ class Session:
     async def acompare_and_set(self, key: str, value: Any, expected: int | None) -> int:
         return (await aask(b"put", *_write(self.id, VALUE, key, expectation_of(expected), value))).arg
 
+    @interruptible
     def update(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Any:
         """Writes `function(value)` and returns it; no update by another worker is lost.
 

@@ -330,3 +330,26 @@ def wrong(what):
 )
 def test_what_is_no_key_or_version_is_refused_and_costs_no_worker(worker: Worker, what: str, error: str) -> None:
     assert worker(WRONG).call("wrong", what)[0] == error
+
+
+LONG = """
+import snakepen, time
+def for_ever(_):
+    print("in", flush=True)
+    while True: time.sleep(0.001)
+@handler
+def update(): snakepen.session("s").update("k", for_ever)
+@handler
+def built(): snakepen.session("s").programs.built("p", for_ever)
+"""
+
+
+@pytest.mark.parametrize("handler", ["update", "built"])
+def test_what_is_called_back_is_cancelled(worker: Worker, handler: str) -> None:
+    port = worker(LONG)
+    id = port.start_call(handler)
+    stored = b'{"kind":"a","definition":1,"state":null,"metadata":null}'
+    port.send(_wire.REPLY, asked(port, id).id, 4, "value", stored)
+    assert port.read_line(port.stdout) == "in\n"
+    frame = port.answer_to_cancel(id)
+    assert (frame.name, frame.flags) == ("cancelled", _wire.RECYCLE)
