@@ -106,7 +106,8 @@ pub enum SessionError {
         message: String,
     },
 
-    /// A write could not be made durable: nothing of it is applied, or will be. Reads go on.
+    /// A write could not be made durable. It is not applied; when the file is opened again, it may be found in it, if the disk
+    /// has kept it all the same. Reads go on.
     #[error("session: {}: the write failed and is not applied: {message}", path.display())]
     Write {
         /// The file.
@@ -151,9 +152,7 @@ impl SessionError {
     /// reason may pass by itself.
     pub fn is_retryable(&self) -> bool {
         match self {
-            SessionError::Full { .. }
-            | SessionError::Contended { .. }
-            | SessionError::Write { .. } => true,
+            SessionError::Full { .. } | SessionError::Contended { .. } => true,
             SessionError::Unavailable { may_have_applied, .. } => !may_have_applied,
             SessionError::Config { .. }
             | SessionError::NameTaken { .. }
@@ -164,6 +163,8 @@ impl SessionError {
             | SessionError::Encode { .. }
             | SessionError::Decode { .. }
             | SessionError::File { .. }
+            // The store takes no more writes, and when it is opened again it may find this one.
+            | SessionError::Write { .. }
             | SessionError::Server { .. }
             | SessionError::Closed { .. } => false,
         }
@@ -186,4 +187,16 @@ pub(crate) fn check_ttl(ttl: Duration) -> Result<(), String> {
         return Err("a session lives for 1 ms at least".to_owned());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It may be found in the file when that is opened again: a second try could do it twice.
+    #[test]
+    fn a_write_that_failed_is_not_tried_again() {
+        let error = SessionError::Write { path: "file".into(), message: "no space left".into() };
+        assert!(!error.is_retryable());
+    }
 }
