@@ -82,7 +82,9 @@ class Programs:
         return None if found is None else Program(id, found[1], found[0])
 
     def list(self) -> list[str]:
-        return sorted(key for session, space, key in self._worker.store.entries if (session, space) == self._key("")[:2])
+        return sorted(
+            key for session, space, key in self._worker.store.entries if (session, space) == self._key("")[:2]
+        )
 
     def update(self, id: str, expected: int | None = None, **fields: Any) -> Program:
         assert {*fields} <= {"definition", "state", "metadata"}

@@ -10,10 +10,10 @@ Scope. Programs and language models belong to a session, or to all ("global"). W
 the call's session if it has one, else it is global; what is read is looked for in the call's session first, then
 globally. What a session changes without a scope is never global.
 
-Language models. `configure_lm` stores what dspy.LM takes; secrets by the name of an environment variable only. Each call
-reads it, so a change is in force at the next call of any worker. DSPy's own cache of answers is off: it ignores the
-address and the key, so that it would give one session what another's endpoint has said. `"cache": true` turns it on,
-with DSPy's directory (DSPY_CACHEDIR, else ~/.dspy_cache), which several workers can share. `dspy.configure` is not
+Language models. `configure_lm` stores what dspy.LM takes; secrets by the name of an environment variable only. Each
+call reads it, so a change is in force at the next call of any worker. DSPy's own cache of answers is off: it ignores
+the address and the key, so that it would give one session what another's endpoint has said. `"cache": true` turns it
+on, with DSPy's directory (DSPY_CACHEDIR, else ~/.dspy_cache), which several workers can share. `dspy.configure` is not
 used; handlers of your own may, as every call here brings its language model along.
 
 Importing DSPy takes about a second; `.preload(["dspy"])` does it once for all workers. It starts no threads.
@@ -24,7 +24,6 @@ Programs run in the handler's thread and end with its cancellation. A Module's o
 
 from __future__ import annotations
 
-from ._library import version as _version  # first: it says what is missing
 from ._errors import ConfigurationError, FieldError, NoSuchProgram, ProgramError, SignatureError
 from ._handlers import configure_lm, create_program, delete, execute, history, info
 from ._handlers import list_programs as list

@@ -55,10 +55,9 @@ def create_program(
         raise ConfigurationError(f"a program's id is text, not {id!r:.100}")
     place = _places.own(scope)
     fields = None
-    if signature is not None or spec is not None or kind != "Module":
-        # The kind first: who gets that wrong should not be told about signatures.
-        if kind in _programs.KINDS:
-            fields = _signatures.define(signature, spec, instructions, types)
+    # The kind first: who gets that wrong should not be told about signatures.
+    if kind in _programs.KINDS and (signature is not None or spec is not None or kind != "Module"):
+        fields = _signatures.define(signature, spec, instructions, types)
     definition = _programs.define(kind, fields, tools, module, params)
     refuse_secrets(metadata, "metadata")
     made = _programs.build(definition)
@@ -81,9 +80,7 @@ def _store(place: _places.Place, id: str, definition: Any, state: Any, about: An
                 return programs.create(id, _programs.STORED_KIND, definition, state=state, metadata=about)
             if present.kind != _programs.STORED_KIND:
                 raise ConfigurationError(f"program {id!r} isn't one of DSPy: its kind is {present.kind!r}")
-            return programs.update(
-                id, expected=present.version, definition=definition, state=state, metadata=about
-            )
+            return programs.update(id, expected=present.version, definition=definition, state=state, metadata=about)
         except _api.Conflict:
             if not replace:
                 raise
@@ -187,7 +184,9 @@ def delete(id: str, scope: str | None = None) -> bool:
 def not_from_here(id: str, place: _places.Place) -> None:
     """Raises if what a session is about to change belongs to all of them."""
     if place.scope == "session" and _api.global_session().programs.get(id) is not None:
-        raise ConfigurationError(f'program {id!r} is global, and other sessions use it: say scope="global" to change it')
+        raise ConfigurationError(
+            f'program {id!r} is global, and other sessions use it: say scope="global" to change it'
+        )
 
 
 def info(id: str, scope: str | None = None) -> dict[str, Any]:

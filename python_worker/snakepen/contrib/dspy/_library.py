@@ -17,7 +17,8 @@ except ModuleNotFoundError as error:
     if error.name != "dspy":
         raise
     raise ImportError(
-        f"snakepen.contrib.dspy needs DSPy in the workers' environment. Install it: {sys.executable} -m pip install dspy"
+        "snakepen.contrib.dspy needs DSPy in the workers' environment. Install it: "
+        f"{sys.executable} -m pip install dspy"
     ) from None
 
 dspy: Any = _dspy

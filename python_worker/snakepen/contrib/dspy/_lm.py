@@ -77,7 +77,7 @@ class LanguageModel:
 def _check_dummy(config: dict[str, Any]) -> None:
     if unknown := sorted(set(config) - _DUMMY_KEYS):
         raise ConfigurationError(f'the model "dummy" has no {unknown}, only {sorted(_DUMMY_KEYS)}')
-    answers = config.get("answers")
+    answers: Any = config.get("answers")
     each = answers.values() if isinstance(answers, dict) else answers
     if not isinstance(answers, list | dict) or not all(isinstance(answer, dict) for answer in each):
         raise ConfigurationError(

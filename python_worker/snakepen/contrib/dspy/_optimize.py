@@ -41,11 +41,11 @@ def optimize(
 ) -> dict[str, Any]:
     """Runs an optimizer in this worker, and stores the compiled program as a new version.
 
-    Examples are objects with the program's inputs and outputs. `metric` is "exact_match:FIELD", or "module:function" of
-    `(example, prediction, trace=None)`. `params` go to the optimizer's constructor or its `compile`, whichever has them;
-    `prompt_model`, `task_model`, `reflection_lm` and `teacher_settings.lm` are configurations of language models. With a metric, the version
-    that was stored is scored on `valset`, else on `trainset`. A program that somebody else has changed meanwhile is a
-    snakepen.Conflict, and stays as that has left it.
+    Examples are objects with the program's inputs and outputs. `metric` is "exact_match:FIELD", or "module:function"
+    of `(example, prediction, trace=None)`. `params` go to the optimizer's constructor or its `compile`, whichever has
+    them; `prompt_model`, `task_model`, `reflection_lm` and `teacher_settings.lm` are language models' configurations.
+    With a metric, the version that was stored is scored on `valset`, else on `trainset`. A program that somebody else
+    has changed meanwhile is a snakepen.Conflict, and stays as that has left it.
     """
     place = _places.own(scope)
     if place.session.programs.get(id) is None:
@@ -180,7 +180,8 @@ def _metric(text: str, built: _programs.Built) -> Any:
     if outputs is not None and field not in outputs:
         raise ConfigurationError(f"metric {text!r}: the program's outputs are {outputs}")
 
-    def exact_match(example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> bool:
+    # Five arguments, for GEPA.
+    def exact_match(example: Any, prediction: Any, trace: Any = None, name: Any = None, step: Any = None) -> bool:
         return prediction[field] == example[field]
 
     return exact_match

@@ -116,7 +116,7 @@ def define(
         raise SignatureError("a Module has its signatures in its code; all other kinds are given one")
     if (kind == "ReAct") != (tools is not None):
         raise ConfigurationError('`tools` (a list of "module:function") are given with the kind "ReAct", and no other')
-    if not isinstance(params, dict | None) or not isinstance(tools, list | None):
+    if not isinstance(params, dict | None) or not isinstance(tools, list | None):  # pyright: ignore
         raise ConfigurationError("`params` is an object, and `tools` is a list")
     refuse_secrets(params, "params")
     return {"kind": kind, "signature": signature, "tools": tools, "module": module, "params": params or {}}
@@ -145,13 +145,17 @@ def _build_own(name: str, params: dict[str, Any]) -> Any:
     return _construct(found, (), params, name)
 
 
-def _construct(function: Callable[..., Any] | None, arguments: tuple[Any, ...], params: dict[str, Any], what: str) -> Any:
+def _construct(
+    function: Callable[..., Any] | None, arguments: tuple[Any, ...], params: dict[str, Any], what: str
+) -> Any:
     if function is None:
         raise ConfigurationError(f"DSPy {version} has no {what}")
     try:
         return function(*arguments, **params)
     except Exception as error:
-        raise ProgramError(f"{what} can't be made with the parameters {params}: {type(error).__name__}: {error}") from error
+        raise ProgramError(
+            f"{what} can't be made with the parameters {params}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _distinct(names: list[Any]) -> list[str]:
@@ -190,8 +194,8 @@ def _require_deno() -> None:
 
 
 def dump(module: Any, what: str) -> dict[str, Any]:
-    parameters = module.named_parameters()
-    models = [(parameter, parameter.lm) for _, parameter in parameters if getattr(parameter, "lm", None) is not None]
+    parameters = [parameter for _, parameter in module.named_parameters()]
+    models = [(parameter, parameter.lm) for parameter in parameters if getattr(parameter, "lm", None) is not None]
     try:
         for parameter, _ in models:
             parameter.lm = None
@@ -199,7 +203,11 @@ def dump(module: Any, what: str) -> dict[str, Any]:
     finally:
         for parameter, model in models:
             parameter.lm = model
-    return {"dspy": version, "predictors": {name: plain(part, f"the state of {what}.{name}") for name, part in state.items()}}
+    parts = {"self": state} if _is_predictor(module) else state
+    return {
+        "dspy": version,
+        "predictors": {name: plain(part, f"the state of {what}.{name}") for name, part in parts.items()},
+    }
 
 
 def load(module: Any, state: Any, what: str) -> None:
@@ -210,22 +218,35 @@ def load(module: Any, state: Any, what: str) -> None:
         raise ProgramError(f"{what} has no state of a DSPy program in the store") from None
     problem = f"the state of {what}, stored by DSPy {stored}, doesn't load in DSPy {version}"
     parameters = dict(module.named_parameters())
-    if parts.keys() != parameters.keys():
-        raise ProgramError(f"{problem}: it has the predictors {[*parts]}, the program has {[*parameters]}")
-    for name, part in parts.items():
-        _check_fields(part, parameters[name], f"{problem}: {name}")
+    # A module with a dump_state of its own may have other parts.
+    if _is_predictor(module) or type(module).dump_state is dspy.Module.dump_state:
+        if parts.keys() != parameters.keys():
+            raise ProgramError(f"{problem}: it has the predictors {[*parts]}, the program has {[*parameters]}")
+        for name, part in parts.items():
+            _check_fields(part, parameters[name], f"{problem}: {name}")
     models = {name: getattr(parameter, "lm", None) for name, parameter in parameters.items()}
     try:
-        module.load_state(parts)
+        module.load_state(parts["self"] if _is_predictor(module) else parts)
     except Exception as error:
         raise ProgramError(f"{problem}: {type(error).__name__}: {error}") from error
     for name, parameter in module.named_parameters():
-        if models[name] is not None:
+        if models.get(name) is not None:
             parameter.lm = models[name]
     now = dump(module, what)["predictors"]
     for name, part in parts.items():
-        if lost := [key for key in part if key not in now[name] or now[name][key] != part[key]]:
+        if part != now.get(name) and (lost := _lost(part, now.get(name))):
             raise ProgramError(f"{problem}: {lost} of {name} would be lost or changed")
+
+
+def _is_predictor(module: Any) -> bool:
+    """Whether it is one itself, and its state not that of its parts."""
+    return any(parameter is module for parameter in module.parameters())
+
+
+def _lost(part: Any, now: Any) -> list[str]:
+    if not isinstance(part, dict) or not isinstance(now, dict):
+        return ["all"]
+    return [key for key in part if key not in now or now[key] != part[key]]
 
 
 def _check_fields(part: Any, parameter: Any, problem: str) -> None:

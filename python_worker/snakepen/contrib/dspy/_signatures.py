@@ -27,7 +27,7 @@ def define(
     """The definition that is stored: name, instructions, inputs, outputs, types."""
     if (signature is None) == (spec is None):
         raise SignatureError("give either `signature` (as DSPy's text) or `spec` (name, description, inputs, outputs)")
-    if not isinstance(types, dict | None):
+    if not isinstance(types, dict | None):  # pyright: ignore
         raise SignatureError(f'`types` maps names to "module:Class", it isn\'t {type(types).__name__}')
     definition: dict[str, Any] = {"name": None, "instructions": instructions, "types": types or {}}
     if signature is not None:
