@@ -10,7 +10,7 @@ from harness import Launcher, Port, until
 from hypothesis import settings
 
 # It is large, and may not be there yet for a new interpreter: its tests run where it is installed.
-collect_ignore = [] if find_spec("dspy") else ["test_dspy.py"]
+collect_ignore = [] if find_spec("dspy") else ["test_dspy.py", "test_dspy_workers.py"]
 
 settings.register_profile("here", database=None, deadline=None)
 settings.load_profile("here")

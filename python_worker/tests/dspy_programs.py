@@ -69,3 +69,11 @@ def in_capitals(example: Any, prediction: Any, trace: Any = None) -> bool:
 
 def sick_metric(example: Any, prediction: Any, trace: Any = None) -> bool:
     raise RuntimeError("the metric is sick")
+
+
+class Endless(dspy.Module):
+    def forward(self, how: str) -> Any:
+        print("in", flush=True)
+        while True:
+            if how == "tool":
+                dspy.Tool(population)(city="Rome")
