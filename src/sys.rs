@@ -237,6 +237,16 @@ impl Process {
         gone_is_fine(self.send(signal.number(), 0))
     }
 
+    /// Signals the main thread of the process. Before Linux 6.9 the kernel may pick another one, where several have
+    /// been stopped and go on: CPython 3.11 and earlier then don't look at the signal until the main thread takes the GIL.
+    pub(crate) fn signal_main_thread(&self, signal: Signal) -> io::Result<()> {
+        const PIDFD_SIGNAL_THREAD: libc::c_uint = 1 << 0;
+        match self.send(signal.number(), PIDFD_SIGNAL_THREAD) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.signal(signal),
+            answer => gone_is_fine(answer),
+        }
+    }
+
     /// Kills the whole process group, the leader's own death included.
     ///
     /// Since Linux 6.9 the pidfd names the group itself, dead leader or not. Before, the group can only be

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{
-    LIMIT, eventually, finish, is_alive, kill, launcher_pid, pids, pool, told, whole, within,
+    LIMIT, eventually, finish, is_alive, kill, launcher_pid, pids, pool, state, told, whole, within,
 };
 use snakepen::{Builder, Error, Pool, Stage};
 
@@ -178,6 +178,31 @@ async fn one_that_does_not_end_is_killed_after_the_grace() {
         let pid: i32 = told(&started).await.parse().unwrap();
         eventually("it is killed", || !is_alive(pid)).await;
         whole(&pool).await;
+        assert_eq!(pool.call::<i64>("echo", 7).await.unwrap(), 7);
+    }
+    finish(pool).await;
+}
+
+/// When a stopped process goes on, all its threads wake, and any of them takes a signal that is meant for the process.
+#[tokio::test]
+async fn a_worker_that_was_stopped_meanwhile_is_interrupted_where_it_is() {
+    let pool = cancelled().workers(1).cancel_grace(LIMIT).start().await.unwrap();
+    for _ in 0..10 {
+        let files = Files::new();
+        let (started, ended) = (files.path("started"), files.path("ended"));
+        let mut call = pool.call::<()>("in_c_beside_threads", (&started, &ended));
+        let cancel = call.cancel_handle();
+        let call = tokio::spawn(call.into_future());
+        let pid: i32 = told(&started).await.parse().unwrap();
+        eventually("it sleeps", || state(pid) == Some('S')).await;
+        kill(pid, 19);
+        eventually("it is stopped", || state(pid) == Some('T')).await;
+        cancel.cancel();
+        let error = within(LIMIT, "the call", call).await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Cancelled { stage: Stage::Run, .. }), "{error:?}");
+        kill(pid, 18);
+        eventually("it has left", || !is_alive(pid)).await;
+        assert!(!ended.exists(), "the handler went on");
         assert_eq!(pool.call::<i64>("echo", 7).await.unwrap(), 7);
     }
     finish(pool).await;

@@ -8,12 +8,35 @@ def add(a: int, b: int) -> int:
 
 A handler whose caller no longer waits is interrupted: a plain one by `snakepen.Cancelled`, an `async def` one by
 asyncio.CancelledError. `with snakepen.shield():` puts that off, and `snakepen.current()` tells how much time is left.
+
+Workers keep nothing that matters. State is in sessions, which Rust keeps and all workers share:
+
+@snakepen.handler
+def remember(fact: str) -> int:
+    return len(snakepen.session().update("facts", lambda facts: facts + [fact], default=[]))
 """
 
 from ._cancel import Cancelled, shield
 from ._handlers import handler
+from ._programs import Program, Programs
 from ._request import Request, current
+from ._session import Session, global_session, session
+from ._store import Conflict, SessionError
 
-__all__ = ["Cancelled", "Request", "__version__", "current", "handler", "shield"]
+__all__ = [
+    "Cancelled",
+    "Conflict",
+    "Program",
+    "Programs",
+    "Request",
+    "Session",
+    "SessionError",
+    "__version__",
+    "current",
+    "global_session",
+    "handler",
+    "session",
+    "shield",
+]
 
 __version__ = "0.1.0"

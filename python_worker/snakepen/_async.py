@@ -23,6 +23,7 @@ class EventLoop:
         self._cancellation = cancellation
         self._loop = asyncio.new_event_loop()
         self._loop.add_reader(connection.fileno(), self._readable)
+        connection.served_by = self._loop
 
     def run(self, awaitable: Awaitable[Result]) -> Result:
         """The awaitable's result. Frames are read, and PING answered, while it waits.

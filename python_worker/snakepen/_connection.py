@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, SOCK_STREAM, socket
-from _thread import allocate_lock
+from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_RDWR, SOCK_STREAM, socket
+from _thread import allocate_lock, get_ident
+from itertools import count
 
 from . import _wire
+from ._request import running
 from ._wire import CALL, CANCEL, EXIT, PING, REPLY, Decoder, Frame, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future
     from collections import deque
+    from collections.abc import Sequence
 
     from ._request import Request
 else:
@@ -25,10 +29,59 @@ class PortEnded(Exception):
     """Rust has closed its end."""
 
 
+class Waiter:
+    """A thread that waits for a frame: for the reply to its question, or, the main one, for a call."""
+
+    __slots__ = ("_lock", "frame")
+
+    def __init__(self) -> None:
+        self.frame: Frame | None = None
+        self._lock = allocate_lock()
+        self._lock.acquire()
+
+    def deliver(self, frame: Frame) -> None:
+        self.frame = frame
+        self.wake()
+
+    def wake(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:  # it has been woken, and not looked yet
+            pass
+
+    def sleep(self) -> None:
+        self._lock.acquire()
+
+
+class Awaiter:
+    """A task that waits for a reply."""
+
+    __slots__ = ("_future", "_loop", "_thread")
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = get_ident()
+        self._future: Future[Frame] = loop.create_future()
+
+    def deliver(self, frame: Frame) -> None:
+        if get_ident() == self._thread:
+            self._settle(frame)
+        else:
+            self._loop.call_soon_threadsafe(self._settle, frame)
+
+    def _settle(self, frame: Frame) -> None:
+        if not self._future.done():  # its task may have been cancelled
+            self._future.set_result(frame)
+
+    def reply(self) -> Future[Frame]:
+        return self._future
+
+
 class Connection:
     """A demultiplexer over the socket to Rust.
 
-    One thread receives, the worker's main one. Any thread may send, also from a finalizer or a signal handler
+    Any thread may ask Rust something and wait for the reply; one of those that wait receives, for all of them: the main
+    one where no other does. Any thread may send, also from a finalizer or a signal handler
     that interrupts a send: a frame is never split by another, and no sender waits for one that it interrupted.
     """
 
@@ -38,7 +91,17 @@ class Connection:
         self._socket.settimeout(None)  # a preloaded module may have set a default
         self._decoder = Decoder(max_frame)
         self._calls: deque[Frame] = deque()
-        self._replies: dict[int, Frame | None] = {}
+        self._asked: dict[int, Waiter | Awaiter] = {}
+        self._tokens = count(1)
+        self._receiving = allocate_lock()
+        self._receiver = 0  # the thread that has it
+        self._sleepers: list[Waiter] = []
+        self._main = Waiter()
+        self._thread = get_ident()
+        self.served_by: AbstractEventLoop | None = None
+        """The loop that receives while it is at work."""
+        self.ready = False
+        """Rust answers questions."""
         self._outgoing: deque[bytes | tuple[bytes, bytes]] = deque()
         self._sending = allocate_lock()
         self._leaving = False
@@ -65,48 +128,91 @@ class Connection:
         while not self._calls:
             if self._leaving:
                 return None
-            self._receive(0)
+            self._receive_or_sleep(self._main)
         return self._calls.popleft()
 
-    def expect_reply(self, id: int) -> None:
-        """To be said before the request goes out whose reply `wait_for_reply` will wait for."""
-        self._replies[id] = None
-
-    def wait_for_reply(self, id: int) -> Frame:
-        while True:
-            reply = self._replies[id]
-            if reply is not None:
-                del self._replies[id]
-                return reply
-            self._receive(0)
-
     def receive_ready(self) -> None:
-        """For an event loop that found the socket readable."""
+        """For the event loop that found the socket readable."""
+        if not self._receiving.acquire(False):
+            return  # a thread is at it
+        self._receiver = self._thread
         try:
             self._receive(MSG_DONTWAIT)
         except BlockingIOError:
             pass
+        finally:
+            self._receiver = 0
+            self._receiving.release()
+            self._wake_one()
+
+    def _receive_or_sleep(self, waiter: Waiter) -> None:
+        """Receives once, for all that wait; or sleeps until whoever does has something for it, or gives it up."""
+        self._sleepers.append(waiter)  # first: who finds the place taken must be seen by the one that has it
+        try:
+            if self._receiving.acquire(False):
+                self._receiver = get_ident()
+                try:
+                    # Whoever had the place before may have received what this one waits for.
+                    if self._calls or self._leaving if waiter is self._main else waiter.frame:
+                        return
+                    if waiter is not self._main:
+                        # A signal handler of the user's may raise while this waits: nothing is lost then.
+                        self._socket.recv(1, MSG_PEEK)
+                    self._receive(0)
+                finally:
+                    self._receiver = 0
+                    self._receiving.release()
+            elif self._receiver == get_ident():
+                raise RuntimeError("a signal handler or finalizer can't wait for Rust while its thread receives")
+            else:
+                waiter.sleep()
+        finally:
+            self._sleepers.remove(waiter)
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        """The place of the receiver is free: one of those that wait takes it."""
+        if self._sleepers:
+            for waiter in self._sleepers[:1]:
+                waiter.wake()
 
     def _receive(self, flags: int) -> None:
-        count = self._socket.recv_into(self._decoder.space(), 0, flags)
-        if not count:
-            self._decoder.finish()
-            raise PortEnded
-        self._decoder.received(count)
-        while (frame := self._decoder.next()) is not None:
-            kind = frame.kind
-            if kind == CALL:
-                self._calls.append(frame)
-            elif kind == PING:
-                self.send(_wire.PONG, frame.id)
-            elif kind == CANCEL:
-                self._cancel(frame.id)
-            elif kind == EXIT:
-                self._leaving = True
-            elif kind == REPLY:
-                if self._replies.get(frame.id, frame) is not None:
-                    raise ProtocolError("unexpected_reply", f"a reply to {frame.id}, which isn't waited for")
-                self._replies[frame.id] = frame
+        try:
+            size = self._socket.recv_into(self._decoder.space(), 0, flags)
+            if not size:
+                self._decoder.finish()
+                raise PortEnded
+            self._decoder.received(size)
+            while (frame := self._decoder.next()) is not None:
+                self._take(frame)
+        except (BlockingIOError, PortEnded, ProtocolError):
+            raise
+        except BaseException:
+            # A signal handler of the user's has raised: a part of the stream may be lost.
+            self._socket.shutdown(SHUT_RDWR)
+            raise
+
+    def _take(self, frame: Frame) -> None:
+        kind = frame.kind
+        if kind == CALL:
+            self._calls.append(frame)
+            self._tell_main()
+        elif kind == PING:
+            self.send(_wire.PONG, frame.id)
+        elif kind == CANCEL:
+            self._cancel(frame.id)
+        elif kind == EXIT:
+            self._leaving = True
+            self._tell_main()
+        elif kind == REPLY:
+            waiter = self._asked.pop(frame.id, None)
+            if waiter is None:
+                raise ProtocolError("unexpected_reply", f"a reply to {frame.id}, which isn't waited for")
+            waiter.deliver(frame)
+
+    def _tell_main(self) -> None:
+        if self._receiver != self._thread:
+            self._main.wake()
 
     def _cancel(self, id: int) -> None:
         if self.running is not None and self.running.id == id:
@@ -119,14 +225,54 @@ class Connection:
                 return
         # Neither: its answer and this frame have crossed.
 
+    # Asking
+
+    def ask(self, name: bytes, json: bytes, buffers: Sequence[bytes | memoryview] = ()) -> Frame:
+        """Asks Rust, and waits for the reply."""
+        waiter = Waiter()
+        self._ask(waiter, name, json, buffers)
+        while waiter.frame is None:
+            try:
+                self._receive_or_sleep(waiter)
+            except (PortEnded, ProtocolError, OSError) as error:
+                # A signal handler of the user's may raise TimeoutError.
+                if isinstance(error, OSError) and error.errno is None:
+                    raise
+                # Not left to the handler, which might catch it, or to a thread, which would end alone.
+                from ._worker import leave_for_good
+
+                leave_for_good(error, self)
+        return waiter.frame
+
+    def ask_from(
+        self, loop: AbstractEventLoop, name: bytes, json: bytes, buffers: Sequence[bytes | memoryview] = ()
+    ) -> Future[Frame]:
+        """Asks Rust; for a task of the loop that receives."""
+        waiter = Awaiter(loop)
+        self._ask(waiter, name, json, buffers)
+        return waiter.reply()
+
+    def _ask(self, waiter: Waiter | Awaiter, name: bytes, json: bytes, buffers: Sequence[bytes | memoryview]) -> None:
+        request = running.get()
+        arg = 0 if request is None else request.id
+        token = next(self._tokens)
+        self._asked[token] = waiter
+        if buffers:
+            self._post(_wire.encode_with_buffers(_wire.ASK, token, arg, name, json, buffers))
+        else:
+            self.send(_wire.ASK, token, arg, name, json)
+
     # Sending
 
     def send(self, kind: int, id: int, arg: int = 0, name: bytes = b"", json: bytes = b"", flags: int = 0) -> None:
         """Sends a frame, or leaves it to the sender that is at it. A port that has ended swallows it."""
         if len(json) < _SMALL:
-            self._outgoing.append(_wire.encode(kind, id, arg, name, json, flags))
+            self._post(_wire.encode(kind, id, arg, name, json, flags))
         else:
-            self._outgoing.append((_wire.encode_head(kind, id, arg, name, len(json), flags), json))
+            self._post((_wire.encode_head(kind, id, arg, name, len(json), flags), json))
+
+    def _post(self, frame: bytes | tuple[bytes, bytes]) -> None:
+        self._outgoing.append(frame)
         # Whoever releases the lock looks once more, so nothing stays behind that was added meanwhile. Other senders
         # are waited for, so that threads can't add frames faster than Rust reads them; but not for ever, since it may
         # be this very thread's send that a finalizer or a signal handler has interrupted.

@@ -23,7 +23,7 @@ class Place:
 class Request:
     """One call from Rust. Obtained from `snakepen.current()`."""
 
-    __slots__ = ("_deadline_ns", "_place", "cancelled", "handler", "id")
+    __slots__ = ("_deadline_ns", "_place", "cancelled", "handler", "id", "session")
 
     id: int
     """The request's number, unique within its pool."""
@@ -36,8 +36,12 @@ class Request:
     that computes. It is true before `snakepen.Cancelled` is raised, or the handler's task cancelled.
     """
 
-    def __init__(self, id: int, handler: str, deadline_ns: int, place: Place) -> None:
+    session: str | None
+    """The id of the session that the call belongs to, if it belongs to one: see `snakepen.session()`."""
+
+    def __init__(self, id: int, handler: str, deadline_ns: int, place: Place, session: str | None = None) -> None:
         self.id = id
+        self.session = session
         self.handler = handler
         self.cancelled = False
         self._deadline_ns = deadline_ns

@@ -46,6 +46,10 @@ class Server:
 
     def _serve(self, call: Frame) -> None:
         function = self._handlers.get(call.name)
+        session = None
+        if function is None and "\0" in call.name:
+            call.name, _, session = call.name.partition("\0")
+            function = self._handlers.get(call.name)
         if function is None:
             known = sorted(self._handlers)
             self._refuse(call, b"unknown_handler", {"name": call.name, "known": known})
@@ -58,7 +62,7 @@ class Server:
         except (ValueError, RecursionError) as error:
             self._refuse(call, b"arguments", {"message": f"{type(error).__name__}: {error}"})
             return
-        kind, name, json, flags = self._run(function, arguments, call)
+        kind, name, json, flags = self._run(function, arguments, call, session)
         if self._cancellation.case is not None and self._cancellation.settle():
             flags |= _wire.RECYCLE
         for stream in (sys.stdout, sys.stderr):
@@ -69,11 +73,13 @@ class Server:
         self._connection.send(kind, call.id, 0, name, json, flags)
         self._page.idle()
 
-    def _run(self, function: Any, arguments: Any, call: Frame) -> tuple[int, bytes, bytes, int]:
+    def _run(
+        self, function: Any, arguments: Any, call: Frame, session: str | None = None
+    ) -> tuple[int, bytes, bytes, int]:
         """What to answer: kind, name, JSON, flags."""
         connection = self._connection
         cancellation = self._cancellation
-        request = Request(call.id, call.name, call.arg, self._place)
+        request = Request(call.id, call.name, call.arg, self._place, session)
         connection.running = request
         running.set(request)
         self._page.start(call.id)

@@ -34,9 +34,10 @@ RESULT = 67
 ERROR = 68
 PONG = 69
 LOG = 70
+ASK = 71
 
 TO_PYTHON = frozenset((CALL, CANCEL, PING, EXIT, REPLY))
-TO_RUST = frozenset((READY, FAILED, RESULT, ERROR, PONG, LOG))
+TO_RUST = frozenset((READY, FAILED, RESULT, ERROR, PONG, LOG, ASK))
 
 BUFFERS = 0x01
 RECYCLE = 0x02
@@ -94,7 +95,7 @@ def encode_head(kind: int, id: int, arg: int, name: bytes, json_bytes: int, flag
 
 
 def encode_with_buffers(
-    kind: int, id: int, arg: int, name: bytes, json: bytes, buffers: Sequence[bytes], flags: int = 0
+    kind: int, id: int, arg: int, name: bytes, json: bytes, buffers: Sequence[bytes | memoryview], flags: int = 0
 ) -> bytes:
     body = bytearray(name)
     body += _TABLE.pack(len(buffers), len(json))

@@ -8,7 +8,7 @@ import os
 import sys
 from importlib import import_module
 
-from . import _errors, _handlers, _json, _logging, _startup, _wire
+from . import _errors, _handlers, _json, _logging, _startup, _store, _wire
 from ._cancel import Cancellation
 from ._connection import Connection, PortEnded
 from ._serve import Leave, Server
@@ -46,6 +46,7 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     cancellation = Cancellation(connection, page, descriptors.dump, config.reuse_after_cancel)
     os.register_at_fork(after_in_child=lambda: _after_fork(connection, cancellation, descriptors.dump))
     cancellation.install()
+    _store.install(connection)
     _logging.install(connection, config.log_level)
     _startup.replace_main()
     try:
@@ -60,6 +61,7 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     server = Server(connection, page, birth.place, cancellation)
     gc.enable()
     page.idle()
+    connection.ready = True
     connection.send(_wire.READY, 0, _wire.VERSION, json=_ready())
     code: Any = None
     try:

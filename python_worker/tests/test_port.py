@@ -14,7 +14,7 @@ from harness import Launcher, Port, value
 
 from snakepen import _wire
 from snakepen._connection import Connection, PortEnded
-from snakepen._wire import Decoder, ProtocolError
+from snakepen._wire import Decoder
 
 Worker = Callable[[str], Port]
 
@@ -164,26 +164,6 @@ def pair() -> Iterator[tuple[Connection, socket.socket]]:
     yield connection, far
     connection.abandon()
     far.close()
-
-
-def test_replies_are_matched_by_id(pair: tuple[Connection, socket.socket]) -> None:
-    connection, far = pair
-    connection.expect_reply(1)
-    connection.expect_reply(2)
-    far.sendall(
-        _wire.encode(_wire.REPLY, 2, json=b'"two"')
-        + _wire.encode(_wire.PING, 9)
-        + _wire.encode(_wire.CALL, 5, name=b"f")
-        + _wire.encode(_wire.REPLY, 1, json=b'"one"')
-    )
-    assert connection.wait_for_reply(1).json == '"one"'
-    assert connection.wait_for_reply(2).json == '"two"'
-    assert far.recv(100) == _wire.encode(_wire.PONG, 9)
-    call = connection.next_call()
-    assert call is not None and call.id == 5
-    far.sendall(_wire.encode(_wire.REPLY, 1))
-    with pytest.raises(ProtocolError, match="a reply to 1"):
-        connection.next_call()
 
 
 def test_the_end(pair: tuple[Connection, socket.socket]) -> None:

@@ -77,6 +77,12 @@ impl Child {
         }
     }
 
+    pub(crate) fn signal_main_thread(&self, signal: Signal) {
+        if let Err(error) = self.process.signal_main_thread(signal) {
+            tracing::warn!(pid = self.pid(), %error, "cannot signal a worker");
+        }
+    }
+
     pub(crate) fn kill_group(&self) {
         if let Err(error) = self.process.kill_group() {
             tracing::warn!(pid = self.pid(), %error, "cannot kill a worker's process group");

@@ -26,13 +26,16 @@ pub(crate) fn open_files(pid: i32) -> io::Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
-/// Whether a signal that was sent to the process has not reached it yet: it blocks it, or has not run since.
+/// Whether a signal that was sent to the process, or to its main thread, has not reached it yet: it blocks it, or has
+/// not run since.
 pub(crate) fn is_pending(pid: i32, signal: libc::c_int) -> io::Result<bool> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let mask = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    let mask = mask.ok_or(io::ErrorKind::InvalidData)?;
-    Ok(mask & (1 << (signal - 1)) != 0)
+    let mask = |of: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(of))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    };
+    let pending = mask("SigPnd:").zip(mask("ShdPnd:")).map(|(thread, process)| thread | process);
+    Ok(pending.ok_or(io::ErrorKind::InvalidData)? & (1 << (signal - 1)) != 0)
 }
 
 /// The fields of proc(5) after the name, which may hold anything but ends at the last parenthesis.

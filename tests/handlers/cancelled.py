@@ -81,6 +81,18 @@ def in_c(started: str) -> None:
 
 
 @snakepen.handler
+def in_c_beside_threads(started: str, ended: str) -> None:
+    """Holds the GIL in a wait that any signal ends; there are other threads that could take the signal."""
+    for _ in range(8):
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    libc = ctypes.PyDLL(None)
+    sleep, creat, path = libc.sleep, libc.creat, ended.encode()
+    _tell(started, str(os.getpid()))
+    sleep(1000)
+    creat(path, 0o600)  # whoever takes the GIL anew looks at signals
+
+
+@snakepen.handler
 def deaf(started: str) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
     _tell(started, str(os.getpid()))

@@ -82,7 +82,7 @@ impl PortTask {
             return;
         };
         live.port.ask_to_cancel(held.id);
-        live.child.signal(Signal::Urg);
+        live.child.signal_main_thread(Signal::Urg);
         let now = Instant::now();
         let mut cancelling = Cancelling {
             held,
@@ -123,7 +123,9 @@ impl PortTask {
                 // It has not run since.
                 cancelling.dump_at = Some(now + LATER);
             } else {
-                live.child.signal(Signal::Winch);
+                // The first again, before it: what faulthandler's signal interrupts must not go on.
+                live.child.signal_main_thread(Signal::Urg);
+                live.child.signal_main_thread(Signal::Winch);
             }
         }
         if cancelling.answer_at <= now && cancelling.caller.is_some() {
@@ -134,7 +136,7 @@ impl PortTask {
         }
         if cancelling.again_at <= now && !cancelling.fenced {
             cancelling.again_at = now + AGAIN;
-            live.child.signal(Signal::Urg);
+            live.child.signal_main_thread(Signal::Urg);
         }
         None
     }

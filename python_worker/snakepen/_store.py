@@ -1,0 +1,92 @@
+"""Asking Rust's session store: errors, and the way there and back."""
+
+from __future__ import annotations
+
+from . import _json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from ._connection import Connection
+    from ._wire import Frame
+
+ANY = -1
+"""Expected where any version will do."""
+ABSENT = 0
+"""Expected where there must be none."""
+
+
+class SessionError(Exception):
+    """A session can't do what was asked. `kind` says why in one word, such as `full` or `too_large`."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Conflict(SessionError):
+    """The value isn't of the version that was expected. `found` is the version that it has; 0 if there is none."""
+
+    def __init__(self, message: str, found: int) -> None:
+        super().__init__("conflict", message)
+        self.found = found
+
+
+_connection: Connection | None = None
+
+
+def install(connection: Connection) -> None:
+    global _connection
+    _connection = connection
+
+
+def _port() -> Connection:
+    port = _connection
+    if port is None or not port.ready:
+        raise RuntimeError("sessions are there for handlers: not while modules are loaded, and not outside of a worker")
+    if port.abandoned:
+        raise RuntimeError("a process that a handler has forked has no sessions: its worker's port isn't its own")
+    return port
+
+
+def ask(name: bytes, arguments: Any, buffers: Sequence[memoryview] = ()) -> Frame:
+    port = _port()
+    json = _within(arguments, buffers, port)
+    return _checked(port.ask(name, json, buffers))
+
+
+async def aask(name: bytes, arguments: Any, buffers: Sequence[memoryview] = ()) -> Frame:
+    import asyncio
+
+    port = _port()
+    json = _within(arguments, buffers, port)
+    loop = asyncio.get_running_loop()
+    if loop is port.served_by:
+        return _checked(await port.ask_from(loop, name, json, buffers))
+    # A loop that a handler runs by itself, in a thread perhaps, doesn't read the port.
+    return _checked(await asyncio.to_thread(port.ask, name, json, buffers))
+
+
+def _within(arguments: Any, buffers: Sequence[memoryview], port: Connection) -> bytes:
+    try:
+        json = _json.dumps(arguments)
+    except _json.Unserialisable as error:
+        path = error.path.replace("$[4]", "$", 1)
+        raise TypeError(f"can't be kept in a session: {error.type_name} at {path}: {error.message}") from None
+    # What the frame has beside them is less.
+    size = len(json) + sum(map(len, buffers)) + 64
+    if size > port.max_frame:
+        raise SessionError(
+            "too_large", f"the value takes {size} bytes, the pool's largest frame is {port.max_frame} (max_frame)"
+        )
+    return json
+
+
+def _checked(reply: Frame) -> Frame:
+    if reply.name == "conflict":
+        raise Conflict(_json.loads(reply.json), reply.arg)
+    if reply.name.startswith("error:"):
+        raise SessionError(reply.name[6:], _json.loads(reply.json))
+    return reply
