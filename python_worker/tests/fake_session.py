@@ -1,173 +1,103 @@
-"""The session API of handlers, in memory: a store, and workers that use it.
+"""The session store's end of the port, in memory: what Rust replies to the questions of `snakepen._store`.
 
-Values go through JSON both ways, as they would to Rust. What is a worker's own, the programs that it has built, is
-in `Worker`, so that a test can have several, or start one anew.
+One `Store` can serve several workers, in this process (`Worker`) or as processes of their own (`call`). `dump` and
+`load` are what a durable one keeps.
 """
 
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-KEPT = object()
+import pytest
+from harness import Port, value
 
+from snakepen import _programs, _session, _store, _wire
+from snakepen._request import Place, Request, running
 
-class SessionError(Exception):
-    kind = "fake"
+ANY = -1
 
-
-class Conflict(SessionError):
-    kind = "conflict"
-
-
-class Program:
-    def __init__(self, id: str, version: int, text: str) -> None:
-        fields = json.loads(text)
-        self.id = id
-        self.version = version
-        self.kind: str = fields["kind"]
-        self.definition: Any = fields["definition"]
-        self.state: Any = fields["state"]
-        self.metadata: Any = fields["metadata"]
+Reply = tuple[str, int, Any]
+"""Name, argument, JSON."""
 
 
 class Store:
-    """Texts and versions by (session, space, key). `dump` and `load` are what a durable one keeps."""
-
     def __init__(self) -> None:
-        self.entries: dict[tuple[str, str, str], tuple[str, int]] = {}
-        self.counter = 0
+        self.entries: dict[tuple[str | None, int, str], tuple[str, int]] = {}
+        self.version = 0
         self.full = False
 
-    def put(self, key: tuple[str, str, str], value: Any, expected: Any = KEPT) -> int:
+    def reply(self, name: str, arguments: list[Any]) -> Reply:
+        operation: Callable[..., Reply] = getattr(self, f"_{name}")
+        return operation(*arguments)
+
+    def _get(self, scope: str | None, space: int, key: str, known: int | None) -> Reply:
+        found = self.entries.get((scope, space, key))
+        if found is None:
+            return "missing", 0, None
+        if known is not None and found[1] == known:
+            return "unchanged", known, None
+        return "value", found[1], json.loads(found[0])
+
+    def _put(self, scope: str | None, space: int, key: str, expected: int, value: Any) -> Reply:
         if self.full:
-            raise SessionError("the store is full")
-        found = self.entries.get(key)
-        if expected is not KEPT and expected != (found and found[1]):
-            raise Conflict(f"{key} is at {found and found[1]}, not {expected}")
-        self.counter += 1
-        self.entries[key] = (json.dumps(value, allow_nan=False), self.counter)
-        return self.counter
+            return "error:full", 0, "the store is full"
+        found = self.entries.get((scope, space, key), ("", 0))[1]
+        if expected not in (ANY, found):
+            return "conflict", found, f"{key!r} is of version {found}, not {expected}"
+        self.version += 1
+        self.entries[scope, space, key] = (json.dumps(value), self.version)
+        return "done", self.version, None
+
+    def _delete(self, scope: str | None, space: int, key: str, expected: int) -> Reply:
+        assert expected == ANY
+        return "done", int(self.entries.pop((scope, space, key), None) is not None), None
+
+    def _keys(self, scope: str | None, space: int) -> Reply:
+        return "value", 0, sorted(key for at, within, key in self.entries if (at, within) == (scope, space))
 
     def dump(self) -> str:
-        return json.dumps([self.counter, [[*key, *value] for key, value in self.entries.items()]])
+        return json.dumps([self.version, [[*key, *entry] for key, entry in self.entries.items()]])
 
     @staticmethod
     def load(text: str) -> Store:
         store = Store()
-        store.counter, rows = json.loads(text)
-        store.entries = {(a, b, c): (value, version) for a, b, c, value, version in rows}
+        store.version, rows = json.loads(text)
+        store.entries = {(scope, space, key): (value, version) for scope, space, key, value, version in rows}
         return store
 
 
-class Programs:
-    def __init__(self, worker: Worker, session: str) -> None:
-        self._worker = worker
-        self._session = session
-
-    def _key(self, id: str) -> tuple[str, str, str]:
-        return (self._session, "program", id)
-
-    def create(self, id: str, kind: str, definition: Any, state: Any = None, metadata: Any = None) -> Program:
-        fields = {"kind": kind, "definition": definition, "state": state, "metadata": metadata}
-        self._worker.store.put(self._key(id), fields, None)
-        found = self.get(id)
-        assert found is not None
-        return found
-
-    def get(self, id: str) -> Program | None:
-        found = self._worker.store.entries.get(self._key(id))
-        return None if found is None else Program(id, found[1], found[0])
-
-    def list(self) -> list[str]:
-        return sorted(
-            key for session, space, key in self._worker.store.entries if (session, space) == self._key("")[:2]
-        )
-
-    def update(self, id: str, expected: int | None = None, **fields: Any) -> Program:
-        assert {*fields} <= {"definition", "state", "metadata"}
-        found = self.get(id)
-        if found is None:
-            raise LookupError(f"no program {id!r}")
-        if expected is not None and found.version != expected:
-            raise Conflict(f"{id} is at {found.version}, not {expected}")
-        self._worker.store.put(self._key(id), {**vars(found), **fields}, found.version)
-        found = self.get(id)
-        assert found is not None
-        return found
-
-    def delete(self, id: str) -> bool:
-        return self._worker.store.entries.pop(self._key(id), None) is not None
-
-    def built(self, id: str, build: Callable[[Program], Any]) -> Any:
-        found = self.get(id)
-        if found is None:
-            raise LookupError(f"no program {id!r}")
-        key = (self._session, id, found.version)
-        if key not in self._worker.built:
-            self._worker.built[key] = build(found)
-            self._worker.builds += 1
-            if len(self._worker.built) > 16:
-                self._worker.built.popitem(last=False)
-        return self._worker.built[key]
-
-
-class Session:
-    def __init__(self, worker: Worker, id: str) -> None:
-        self._store = worker.store
-        self.id = id
-        self.programs = Programs(worker, id)
-
-    def _key(self, key: str) -> tuple[str, str, str]:
-        return (self.id, "value", key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        found = self.get_versioned(key)
-        return default if found is None else found[0]
-
-    def get_versioned(self, key: str) -> tuple[Any, int] | None:
-        found = self._store.entries.get(self._key(key))
-        return None if found is None else (json.loads(found[0]), found[1])
-
-    def put(self, key: str, value: Any) -> int:
-        return self._store.put(self._key(key), value)
-
-    def compare_and_set(self, key: str, value: Any, expected: int | None) -> int:
-        return self._store.put(self._key(key), value, expected)
-
-    def update(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Any:
-        value = function(self.get(key, default))
-        self.put(key, value)
-        return value
-
-    def delete(self, key: str) -> bool:
-        return self._store.entries.pop(self._key(key), None) is not None
-
-    def keys(self) -> list[str]:
-        return sorted(key for session, space, key in self._store.entries if (session, space) == (self.id, "value"))
-
-
 class Worker:
-    """Stands for `snakepen` in one worker, whose call has the session `current`, if any."""
+    """This process as a worker that has nothing yet, and that serves a call."""
 
-    def __init__(self, store: Store, current: str | None = None) -> None:
+    def __init__(self, store: Store, patch: pytest.MonkeyPatch) -> None:
         self.store = store
-        self.current = current
-        self.built: OrderedDict[tuple[str, str, int], Any] = OrderedDict()
-        self.builds = 0
+        self._patch = patch
+        self._built: dict[Any, Any] = {}
+        self.enter("ann")
 
-    def session(self, id: str | None = None) -> Session:
-        if id is None and self.current is None:
-            raise LookupError("this call has no session")
-        return Session(self, id or self.current or "")
+    def enter(self, session: str | None) -> None:
+        """From here on, this worker serves a call of that session."""
+        self._patch.setattr(_programs, "_built", self._built)
+        for module in (_session, _programs):
+            self._patch.setattr(module, "ask", self._ask)
+        running.set(Request(1, "test", 0, Place("demo", "demo/worker/0", 0, 1), session))
 
-    def global_session(self) -> Session:
-        return Session(self, "*global*")
+    @property
+    def built(self) -> list[Any]:
+        return [kept[2] for kept in self._built.values()]
 
-    def enter(self, snakepen: Any) -> None:
-        snakepen.session = self.session
-        snakepen.global_session = self.global_session
-        snakepen.SessionError = SessionError
-        snakepen.Conflict = Conflict
+    def _ask(self, name: bytes, arguments: Any, _buffers: Any = ()) -> Any:
+        reply, arg, result = self.store.reply(name.decode(), json.loads(json.dumps(arguments, allow_nan=False)))
+        return _store._checked(_wire.Frame(_wire.REPLY, 0, 1, arg, reply, json.dumps(result)))
+
+
+def call(store: Store, port: Port, handler: str, session: str | None = None, **arguments: Any) -> Any:
+    """Calls a handler of a worker process, and replies to its questions: the result, or an `Answer` for an error."""
+    port.start_call(handler if session is None else f"{handler}\0{session}", **arguments)
+    while (frame := port.receive()).kind in (_wire.ASK, _wire.LOG):
+        if frame.kind == _wire.ASK:
+            name, arg, result = store.reply(frame.name, json.loads(frame.json))
+            port.send(_wire.REPLY, frame.id, arg, name, json.dumps(result).encode())
+    return value(frame)

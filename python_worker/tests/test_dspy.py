@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from dspy_stub import Stub
-from fake_session import Conflict, Store, Worker
+from fake_session import Store, Worker
 
-import snakepen
+from snakepen import Conflict, session
+from snakepen._request import running
 from snakepen.contrib import dspy as handlers
 from snakepen.contrib.dspy import (
     ConfigurationError,
@@ -38,27 +39,22 @@ def store() -> Store:
 
 
 @pytest.fixture
-def worker(store: Store, monkeypatch: pytest.MonkeyPatch) -> Worker:
-    """A worker whose calls belong to the session "ann"; `worker.current` says otherwise."""
-    for name in ("session", "global_session", "SessionError", "Conflict"):
-        monkeypatch.setattr(snakepen, name, None, raising=False)
+def worker(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """A worker that serves a call of the session "ann"."""
     monkeypatch.setenv("STUB_KEY", KEY)
-    worker = Worker(store, "ann")
-    worker.enter(snakepen)
-    return worker
+    yield Worker(store, monkeypatch)
+    running.set(None)
 
 
 @pytest.fixture
-def another(store: Store, worker: Worker) -> Callable[[], Worker]:
+def another(store: Store, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Worker]:
     """Goes on in another worker, which has nothing but the store."""
 
-    def enter() -> Worker:
+    def begin() -> Worker:
         _lm._built.clear()
-        new = Worker(store, worker.current)
-        new.enter(snakepen)
-        return new
+        return Worker(store, monkeypatch)
 
-    return enter
+    return begin
 
 
 @pytest.fixture(scope="module")
@@ -316,22 +312,23 @@ def test_a_worker_keeps_what_it_has_built_until_the_version_is_another(
     stub: Stub, worker: Worker, another: Callable[[], Worker]
 ) -> None:
     handlers.create_program("qa", "Predict", "question -> answer")
-    for _ in range(3):
-        ask()
-    assert worker.builds == 1
+    ask()
+    (first,) = worker.built
+    ask()
+    assert worker.built == [first]
     second = another()
     assert ask() == {"answer": "WHO"}
     handlers.create_program("qa", "Predict", "question -> reply", replace=True)
-    worker.enter(snakepen)
+    worker.enter("ann")
     assert ask() == {"reply": "WHO"}
-    assert (worker.builds, second.builds) == (2, 1)
+    assert worker.built[0].version > second.built[0].version == first.version
 
 
 def test_listing_and_deleting(worker: Worker) -> None:
     assert handlers.list() == []
     handlers.create_program("b", "Predict", "x -> y")
     handlers.create_program("a", "ChainOfThought", "x -> y", scope="global")
-    worker.session().programs.create("other", "not of DSPy", {})
+    session().programs.create("other", "not of DSPy", {})
     listed = handlers.list()
     assert [(p["id"], p["scope"], p["kind"]) for p in listed] == [
         ("b", "session", "Predict"),
@@ -358,20 +355,20 @@ def test_a_sessions_program_goes_before_the_global_one(stub: Stub, worker: Worke
     handlers.create_program("qa", "Predict", "question -> own")
     assert ask() == {"own": "WHO"}
     assert ask(scope="global") == {"shared": "WHO"}
-    worker.current = "ben"
+    worker.enter("ben")
     with pytest.raises(ConfigurationError, match="no language model is configured"):
         ask()
     assert ask(lm={"model": "openai/stub", "api_base": stub.url, "api_key_env": "STUB_KEY"}) == {"shared": "WHO"}
 
 
 def test_a_call_without_a_session_is_global(worker: Worker) -> None:
-    worker.current = None
+    worker.enter(None)
     assert handlers.create_program("qa", "Predict", "question -> answer")["scope"] == "global"
     assert handlers.configure_lm(dummy({"answer": "a"}))["scope"] == "global"
     assert ask() == {"answer": "a"}
     assert len(handlers.history()) == 1
     assert handlers.delete("qa") is True
-    with pytest.raises(LookupError, match="no session"):
+    with pytest.raises(LookupError, match="belongs to no session"):
         handlers.create_program("qa", "Predict", "question -> answer", scope="session")
 
 
@@ -459,11 +456,11 @@ def test_a_configuration_reaches_every_worker_at_its_next_call(worker: Worker, a
     handlers.configure_lm(dummy({"answer": "one"}), scope="global")
     workers = [worker, another(), another()]
     for one in workers:
-        one.enter(snakepen)
+        one.enter("ann")
         assert ask() == {"answer": "one"}
     handlers.configure_lm(dummy({"answer": "two"}), scope="global")
     for one in workers:
-        one.enter(snakepen)
+        one.enter("ann")
         assert ask() == {"answer": "two"}
     handlers.configure_lm(dummy({"answer": "own"}))
     assert ask() == {"answer": "own"}
@@ -477,11 +474,11 @@ def test_sessions_models_do_not_mix(server: Stub, worker: Worker, monkeypatch: p
     handlers.create_program("qa", "Predict", "question -> answer", scope="global")
     with Stub() as bens:
         handlers.configure_lm({"model": "openai/stub", "api_base": server.url, "api_key_env": "STUB_KEY"})
-        worker.current = "ben"
+        worker.enter("ben")
         handlers.configure_lm({"model": "openai/stub", "api_base": bens.url, "api_key_env": "BENS_KEY"})
         server.requests.clear()
         for current in ("ann", "ben", "ann", "ben", "ben"):
-            worker.current = current
+            worker.enter(current)
             assert ask() == {"answer": "WHO"}  # the same prompt: a cache would answer it
         assert {request["key"] for request in server.requests} == {f"Bearer {KEY}"}
         assert {request["key"] for request in bens.requests} == {"Bearer sk-of-ben"}
@@ -553,10 +550,10 @@ def test_demos_and_instructions_are_stored_with_a_program(stub: Stub, another: C
 
 
 def change_state(store: Store, change: Callable[[dict[str, Any]], object]) -> None:
-    (key,) = [key for key in store.entries if key[1] == "program"]
+    (key,) = [key for key in store.entries if key[1] == 1]
     fields = json.loads(store.entries[key][0])
     change(fields["state"])
-    store.put(key, fields)
+    store.reply("put", [*key, -1, fields])
 
 
 @pytest.mark.parametrize(
@@ -746,10 +743,9 @@ def run_apart(script: str, stub: Stub | None, home: Path, *, lm: str = "None", s
         import json, os, sys
         from pathlib import Path
         sys.path[:0] = {[str(HERE.parent), str(HERE), str(HERE.parent.parent / "examples")]!r}
-        import snakepen
+        import pytest
         from fake_session import Store, Worker
-        worker = Worker(Store.load(Path({str(kept)!r}).read_text()), "ann")
-        worker.enter(snakepen)
+        worker = Worker(Store.load(Path({str(kept)!r}).read_text()), pytest.MonkeyPatch())
         from snakepen.contrib import dspy as handlers
         lm = {lm}
     """

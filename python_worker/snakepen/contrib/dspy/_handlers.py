@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import snakepen
+from snakepen import Conflict, Program, global_session
 
 from . import _history, _lm, _places, _programs, _signatures
 from ._errors import ConfigurationError, ProgramError
 from ._library import dspy, version
 from ._values import plain, refuse_secrets
-
-_api: Any = snakepen
 
 
 def configure_lm(config: dict[str, Any] | None, scope: str | None = None) -> dict[str, Any]:
@@ -71,7 +69,7 @@ def create_program(
     return {"id": id, "scope": place.scope, "version": stored.version}
 
 
-def _store(place: _places.Place, id: str, definition: Any, state: Any, about: Any, replace: bool) -> Any:
+def _store(place: _places.Place, id: str, definition: Any, state: Any, about: Any, replace: bool) -> Program:
     programs = place.session.programs
     while True:
         present = programs.get(id) if replace else None
@@ -81,7 +79,7 @@ def _store(place: _places.Place, id: str, definition: Any, state: Any, about: An
             if present.kind != _programs.STORED_KIND:
                 raise ConfigurationError(f"program {id!r} isn't one of DSPy: its kind is {present.kind!r}")
             return programs.update(id, expected=present.version, definition=definition, state=state, metadata=about)
-        except _api.Conflict:
+        except Conflict:
             if not replace:
                 raise
 
@@ -183,7 +181,7 @@ def delete(id: str, scope: str | None = None) -> bool:
 
 def not_from_here(id: str, place: _places.Place) -> None:
     """Raises if what a session is about to change belongs to all of them."""
-    if place.scope == "session" and _api.global_session().programs.get(id) is not None:
+    if place.scope == "session" and global_session().programs.get(id) is not None:
         raise ConfigurationError(
             f'program {id!r} is global, and other sessions use it: say scope="global" to change it'
         )

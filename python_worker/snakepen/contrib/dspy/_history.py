@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import snakepen
+from snakepen import SessionError
 from snakepen._errors import shorten
 
 from ._library import dspy, global_history
@@ -56,18 +56,13 @@ def store(place: Place, built: Built, calls: list[Any], redact: Callable[[str], 
     new = [_entry(call, built, redact) for call in calls]
     try:
         place.session.update(KEY, lambda old: _bounded([*(old or []), *new]), default=[])
-    except _session_error() as error:
+    except SessionError as error:
         logger.warning("the history of program %r can't be stored: %s", built.id, error)
 
 
 def last(place: Place, n: int) -> list[dict[str, Any]]:
     entries = place.session.get(KEY) or []
     return entries[-n:] if n > 0 else []
-
-
-def _session_error() -> type[Exception]:
-    api: Any = snakepen
-    return api.SessionError
 
 
 def _entry(call: dict[str, Any], built: Built, redact: Callable[[str], str]) -> dict[str, Any]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import snakepen
+from snakepen import Session, global_session, session
 
 from ._errors import ConfigurationError
-
-# As types: what a worker of this version has is checked when it is called.
-_api: Any = snakepen
 
 
 class Place:
@@ -17,7 +12,7 @@ class Place:
 
     __slots__ = ("scope", "session")
 
-    def __init__(self, scope: str, session: Any) -> None:
+    def __init__(self, scope: str, session: Session) -> None:
         self.scope = scope
         self.session = session
 
@@ -25,14 +20,14 @@ class Place:
 def search(scope: str | None) -> list[Place]:
     """Where something is looked for: without a scope in the call's session first, if it has one, then globally."""
     if scope == "session":
-        return [Place("session", _api.session())]
+        return [Place("session", session())]
     if scope not in (None, "global"):
         raise ConfigurationError(f'`scope` is "session" or "global", not {scope!r:.100}')
-    shared = Place("global", _api.global_session())
+    shared = Place("global", global_session())
     if scope == "global":
         return [shared]
     try:
-        return [Place("session", _api.session()), shared]
+        return [Place("session", session()), shared]
     except LookupError:
         return [shared]
 

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from shutil import which
 from typing import Any
 
+from snakepen import Program
+
 from . import _signatures
 from ._errors import ConfigurationError, FieldError, NoSuchProgram, ProgramError, SignatureError
 from ._library import dspy, version
@@ -25,7 +27,7 @@ KINDS = ("Predict", "ChainOfThought", "ReAct", "ProgramOfThought", "Module")
 class Built:
     """A program as this worker runs it. Kept by the session API, by session, id and version."""
 
-    def __init__(self, stored: Any) -> None:
+    def __init__(self, stored: Program) -> None:
         if stored.kind != STORED_KIND:
             raise ConfigurationError(f"program {stored.id!r} isn't one of DSPy: its kind is {stored.kind!r}")
         self.id: str = stored.id
@@ -63,7 +65,7 @@ class Built:
         return None if definition is None else [field["name"] for field in definition["outputs"]]
 
 
-def _build_stored(stored: Any) -> Built:
+def _build_stored(stored: Program) -> Built:
     """What goes wrong in it must not be taken for the LookupError of a program that isn't there."""
     try:
         return Built(stored)
@@ -81,7 +83,7 @@ def find(id: str, places: list[Place]) -> tuple[Built, Place]:
     raise missing(id, places)
 
 
-def fetch(id: str, places: list[Place]) -> tuple[Any, Place]:
+def fetch(id: str, places: list[Place]) -> tuple[Program, Place]:
     """What is stored."""
     for place in places:
         stored = place.session.programs.get(id)
