@@ -19,9 +19,11 @@ use crate::port::Command;
 use crate::request::{Answer, Request, Ticket, Why, handler_of};
 use crate::retry::Retry;
 use crate::scheduler::{Place, Priority, Wish};
+use crate::session::SessionError;
 use crate::shared::{PoolCell, Shared};
 use crate::stats::WorkerState;
 use crate::sys;
+use crate::turns::Turn;
 use crate::wire::{FrameBuilder, Kind, json};
 
 /// A cancelled call that has not ended by then is cancelled again.
@@ -39,6 +41,8 @@ pub struct Call<R> {
     wish: Wish,
     frame: Result<FrameBuilder, Error>,
     timeout: Duration,
+    /// The session in whose line it waits.
+    line: Option<Arc<str>>,
     cancel: Option<CancellationToken>,
     idempotent: bool,
     result: PhantomData<fn() -> R>,
@@ -64,11 +68,29 @@ impl<R> Call<R> {
         handler: &str,
         args: &impl Serialize,
     ) -> Self {
+        Self::encoded(anchor, place, encode(handler, None, args))
+    }
+
+    /// A call that belongs to a session, in line with the others or not.
+    pub(crate) fn in_session(
+        anchor: Arc<Anchor>,
+        session: Result<&str, SessionError>,
+        in_order: bool,
+        handler: &str,
+        args: &impl Serialize,
+    ) -> Self {
+        let line = session.as_ref().ok().filter(|_| in_order).map(|&id| id.into());
+        let frame = session.map_err(Error::from).and_then(|id| encode(handler, Some(id), args));
+        Self { line, ..Self::encoded(anchor, Place::Anywhere, frame) }
+    }
+
+    fn encoded(anchor: Arc<Anchor>, place: Place, frame: Result<FrameBuilder, Error>) -> Self {
         Self {
-            frame: encode(handler, args),
+            frame,
             timeout: anchor.shared.config.limits.call_timeout,
             anchor,
             wish: Wish { place, ..Wish::default() },
+            line: None,
             cancel: None,
             idempotent: false,
             result: PhantomData,
@@ -150,13 +172,14 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { anchor, wish, frame, timeout, cancel, idempotent, .. } = self;
+        let Self { anchor, wish, frame, timeout, line, cancel, idempotent, .. } = self;
         Box::pin(async move {
             let shared = &anchor.shared;
+            let line = line.map(|session| Line { session, turn: None });
             let made = Made { id: shared.next_id(), at: Instant::now(), timeout, cancel };
             let frame = finish(frame?, &made, shared.config.limits.max_frame)?;
             let retry = Retry::new(if idempotent { shared.config.limits.retries } else { 0 });
-            let json = attempt(&anchor, wish, frame.clone(), made, retry).await?;
+            let json = attempt(&anchor, wish, frame.clone(), made, line, retry).await?;
             serde_json::from_slice(&json).map_err(|error| Error::Decode {
                 handler: handler_of(&frame).to_owned(),
                 message: error.to_string(),
@@ -183,14 +206,30 @@ impl Made {
     }
 }
 
-fn encode(handler: &str, args: &impl Serialize) -> Result<FrameBuilder, Error> {
-    if u16::try_from(handler.len()).is_err() {
-        return Err(Error::Encode {
-            handler: format!("{}…", handler.chars().take(40).collect::<String>()),
-            message: format!("the handler's name takes {} bytes, at most 65535 fit", handler.len()),
-        });
+fn encode(
+    handler: &str,
+    session: Option<&str>,
+    args: &impl Serialize,
+) -> Result<FrameBuilder, Error> {
+    // Two bytes count them, and a session's id has 255 at most.
+    const LONGEST: usize = 65_000;
+    let refuse = |message: String| {
+        let handler = format!("{}…", handler.chars().take(40).collect::<String>());
+        Err(Error::Encode { handler, message })
+    };
+    if handler.len() > LONGEST {
+        return refuse(format!(
+            "the handler's name takes {} bytes, at most {LONGEST} fit",
+            handler.len()
+        ));
     }
-    let mut frame = FrameBuilder::new(Kind::Call, handler);
+    if handler.contains('\0') {
+        return refuse("a handler's name has no zero byte".to_owned());
+    }
+    let mut frame = match session {
+        None => FrameBuilder::new(Kind::Call, handler),
+        Some(id) => FrameBuilder::new(Kind::Call, &format!("{handler}\0{id}")),
+    };
     json::to_writer(frame.json(), args).map_err(|error| Error::Encode {
         handler: handler.to_owned(),
         message: error.to_string(),
@@ -202,7 +241,9 @@ fn finish(mut frame: FrameBuilder, made: &Made, limit: usize) -> Result<Bytes, E
     let deadline = sys::monotonic_ns(made.at).saturating_add(nanos(made.timeout));
     match frame.finish(made.id, deadline, limit) {
         Ok(frame) => Ok(frame.into()),
-        Err(size) => Err(Error::TooLarge { handler: frame.name().to_owned(), size, limit }),
+        Err(size) => {
+            Err(Error::TooLarge { handler: handler_of(frame.bytes()).to_owned(), size, limit })
+        }
     }
 }
 
@@ -216,13 +257,14 @@ async fn attempt(
     wish: Wish,
     mut frame: Bytes,
     mut made: Made,
+    mut line: Option<Line>,
     mut retry: Retry,
 ) -> Result<Bytes, Error> {
     let Made { at, timeout, .. } = made;
     // Of the last try that may have run, else of the last one.
     let mut worst: Option<Error> = None;
     loop {
-        let mut error = match make(anchor, wish, frame.clone(), &made).await {
+        let mut error = match make(anchor, wish, frame.clone(), &made, line.as_mut()).await {
             Ok(json) => return Ok(json),
             Err(error) => error,
         };
@@ -251,7 +293,13 @@ async fn attempt(
     }
 }
 
-async fn make(anchor: &Anchor, mut wish: Wish, frame: Bytes, made: &Made) -> Result<Bytes, Error> {
+async fn make(
+    anchor: &Anchor,
+    mut wish: Wish,
+    frame: Bytes,
+    made: &Made,
+    line: Option<&mut Line>,
+) -> Result<Bytes, Error> {
     let shared = &anchor.shared;
     let &Made { id, at, timeout, .. } = made;
     if shared.is_closed() {
@@ -264,8 +312,13 @@ async fn make(anchor: &Anchor, mut wish: Wish, frame: Bytes, made: &Made) -> Res
     if wish.key.is_some() {
         wish.settle(shared.board.size());
     }
-    let request = Request::new(frame, wish, ticket);
-    if let Err(request) = shared.submit(request) {
+    let mut request = Some(Request::new(frame, wish, ticket));
+    if let Some(line) = line {
+        request = line.wait(anchor, request, made).await;
+    }
+    if let Some(request) = request
+        && let Err(request) = shared.submit(request)
+    {
         submit_later(anchor, request, made).await;
     }
     let answer = match &made.cancel {
@@ -295,6 +348,43 @@ async fn answer_or_cancel(
             // A call that its worker just gave back was nobody's at that moment; it must not run now.
             () = tokio::time::sleep(CANCEL_AGAIN) => {}
         }
+    }
+}
+
+/// The line of a session, and the call's turn once it has come: kept until the last try has ended.
+struct Line {
+    session: Arc<str>,
+    turn: Option<Arc<Turn>>,
+}
+
+impl Line {
+    /// Waits for the call's turn; the request is answered if it doesn't come to that.
+    async fn wait(
+        &mut self,
+        anchor: &Anchor,
+        request: Option<Box<Request>>,
+        made: &Made,
+    ) -> Option<Box<Request>> {
+        let mut waiting = Waiting(request);
+        let deadline = waiting.0.as_ref()?.ticket.deadline.into();
+        if self.turn.is_none() {
+            let turn = anchor.shared.turns.line_up(&self.session);
+            tokio::select! {
+                biased;
+                turn = turn => self.turn = turn.ok().map(Arc::new),
+                () = anchor.dead() => {}
+                () = made.cancelled() => {
+                    let request = waiting.0.take()?;
+                    request.give_up(Why::Asked, Instant::now(), String::new(), WorkerState::Down);
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    waiting.0.take()?.time_out(Instant::now(), WorkerState::Down);
+                }
+            }
+        }
+        let mut request = waiting.0.take()?;
+        request.turn.clone_from(&self.turn);
+        Some(request)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::autoscale::Autoscale;
 use crate::error::{Error, StartError};
 use crate::interpreter::{self, Interpreter};
 use crate::pool::Pool;
+use crate::session::SessionStore;
 
 /// Variables that set the number of threads of BLAS and OpenMP libraries: 1 per worker unless set otherwise.
 const THREAD_VARIABLES: [&str; 5] = [
@@ -50,6 +51,7 @@ pub struct Builder {
     preload: Vec<String>,
     fresh_interpreter: bool,
     reuse_after_cancel: bool,
+    sessions: Option<SessionStore>,
     limits: Limits,
     worker_limits: WorkerLimits,
 }
@@ -129,6 +131,7 @@ impl Builder {
                 cancel_grace: Duration::from_secs(1),
             },
             reuse_after_cancel: false,
+            sessions: None,
             worker_limits: WorkerLimits::default(),
         }
     }
@@ -270,6 +273,13 @@ impl Builder {
     /// is always kept.
     pub fn reuse_after_cancel(mut self, reuse: bool) -> Self {
         self.reuse_after_cancel = reuse;
+        self
+    }
+
+    /// Where the state of sessions is. Default: a store in memory that ends with the pool. Several pools may share one, and it
+    /// stays open when they are shut down.
+    pub fn sessions(mut self, store: SessionStore) -> Self {
+        self.sessions = Some(store);
         self
     }
 
@@ -507,6 +517,7 @@ impl Builder {
             preload: self.preload,
             fresh_interpreter: self.fresh_interpreter,
             reuse_after_cancel: self.reuse_after_cancel,
+            sessions: self.sessions,
             worker_limits: self.worker_limits,
             limits: self.limits.clamped(),
         })
@@ -573,6 +584,8 @@ pub(crate) struct Config {
     preload: Vec<String>,
     fresh_interpreter: bool,
     reuse_after_cancel: bool,
+    /// The store that was given; without one the pool has its own.
+    pub(crate) sessions: Option<SessionStore>,
     pub(crate) worker_limits: WorkerLimits,
     pub(crate) limits: Limits,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::session::SessionError;
 use crate::sys;
 
 /// Where a call was when its time ran out.
@@ -225,6 +226,10 @@ pub enum Error {
         /// How many workers the pool has, where it was asked for a slot.
         workers: Option<usize>,
     },
+
+    /// A session store failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
 }
 
 impl Error {
@@ -242,7 +247,8 @@ impl Error {
             | Error::WorkerBusy { .. }
             | Error::Restarted { .. }
             | Error::Closed { .. }
-            | Error::NoSuchWorker { .. } => false,
+            | Error::NoSuchWorker { .. }
+            | Error::Session(_) => false,
             Error::Timeout { stage, .. } | Error::Cancelled { stage, .. } => *stage == Stage::Run,
             Error::WorkerDied(death) => death.started,
             Error::Python { .. }
@@ -263,6 +269,7 @@ impl Error {
             | Error::CircuitOpen { .. }
             | Error::WorkerBusy { .. }
             | Error::Restarted { .. } => true,
+            Error::Session(error) => error.is_retryable(),
             Error::Config { .. }
             | Error::NameTaken { .. }
             | Error::Encode { .. }

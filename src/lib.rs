@@ -98,22 +98,27 @@ mod interpreter;
 mod launcher;
 mod package;
 mod pool;
+mod pool_session;
 mod port;
 mod reload;
 mod request;
 mod resize;
 mod retry;
 mod scheduler;
+pub mod session;
 mod shared;
 mod stats;
 mod sys;
+mod turns;
 mod wire;
 
 pub use call::{Call, CancelHandle};
 pub use config::Builder;
 pub use error::{Ended, Error, Exit, PythonException, Stage, StartError, WorkerDeath};
 pub use pool::{Pool, WorkerHandle};
+pub use pool_session::PoolSession;
 pub use scheduler::Priority;
+pub use session::{Session, SessionError, SessionStore};
 pub use stats::{Failures, Quantiles, Stats, WorkerInfo, WorkerState};
 
 #[cfg(fuzzing)]

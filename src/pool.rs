@@ -13,9 +13,11 @@ use crate::actors::worker::WorkerMsg;
 use crate::call::Call;
 use crate::config::{Builder, Config};
 use crate::error::Error;
+use crate::pool_session::PoolSession;
 use crate::reload;
 use crate::resize;
 use crate::scheduler::Place;
+use crate::session::{SessionError, SessionStore};
 use crate::shared::{PoolCell, Shared, Startup};
 use crate::stats::{Stats, WorkerInfo};
 
@@ -86,7 +88,14 @@ impl Pool {
             return Err(Error::NameTaken { name });
         }
         check_runtime().await?;
-        let shared = Arc::new(Shared::new(config));
+        let sessions = match &config.sessions {
+            Some(sessions) => sessions.clone(),
+            None => match SessionStore::of_pool(config.actor_name("sessions")).await {
+                Err(SessionError::NameTaken { name }) => return Err(Error::NameTaken { name }),
+                opened => opened?,
+            },
+        };
+        let shared = Arc::new(Shared::new(config, sessions));
         let name = shared.config.actor_name("root");
         let (root, _) = match Actor::spawn(Some(name), Root, Arc::clone(&shared)).await {
             Ok(root) => root,
@@ -157,6 +166,17 @@ impl Pool {
             return Err(Error::NoSuchWorker { name, workers: Some(workers) });
         }
         Ok(WorkerHandle::new(Arc::clone(&self.anchor), slot))
+    }
+
+    /// A session of this id, for calls that belong to it. Nothing else happens: an id that is none is an error of the call.
+    pub fn session(&self, id: &str) -> PoolSession {
+        PoolSession::new(Arc::clone(&self.anchor), id)
+    }
+
+    /// Where the state of its sessions is: what was given to [`Builder::sessions`], else a store in memory of its own, which
+    /// is closed with the pool.
+    pub fn sessions(&self) -> &SessionStore {
+        &self.anchor.shared.sessions
     }
 
     /// Figures of the pool, from one consistent look.
@@ -239,6 +259,9 @@ impl Pool {
         }
         shared.ports_ended().await;
         shared.launchers_ended().await;
+        if shared.config.sessions.is_none() {
+            shared.sessions.close().await?;
+        }
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use crate::error::{Ended, Error, Exit, Stage, WorkerDeath};
 use crate::scheduler::Wish;
 use crate::shared::Shared;
 use crate::stats::WorkerState;
+use crate::turns::Turn;
 use crate::wire::HEADER;
 
 /// What a caller gets: the JSON of the result, or why there is none.
@@ -51,6 +52,8 @@ pub(crate) struct Request {
     /// When and where it is to run.
     pub(crate) wish: Wish,
     pub(crate) ticket: Ticket,
+    /// Kept until its handler has ended.
+    pub(crate) turn: Option<Arc<Turn>>,
     reassigned: u8,
 }
 
@@ -58,7 +61,7 @@ impl Request {
     /// Boxed once: on its way it moves through half a dozen messages and tables.
     pub(crate) fn new(frame: Bytes, wish: Wish, mut ticket: Ticket) -> Box<Self> {
         ticket.frame = frame;
-        Box::new(Self { wish, ticket, reassigned: 0 })
+        Box::new(Self { wish, ticket, turn: None, reassigned: 0 })
     }
 
     /// The encoded CALL frame.
@@ -141,6 +144,8 @@ pub(crate) fn handler_of(frame: &[u8]) -> &str {
     frame
         .get(HEADER..HEADER + length)
         .and_then(|name| std::str::from_utf8(name).ok())
+        // After it, the id of a session.
+        .and_then(|name| name.split('\0').next())
         .unwrap_or_default()
 }
 

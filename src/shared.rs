@@ -16,6 +16,8 @@ use crate::dispatcher::{Dispatcher, Submitted};
 use crate::error::StartError;
 use crate::pool::Anchor;
 use crate::request::Request;
+use crate::session::SessionStore;
+use crate::turns::Turns;
 
 /// Processes that do not even end after KILL (stuck in the kernel) are not waited for longer than this.
 const REAP: Duration = Duration::from_secs(10);
@@ -52,6 +54,10 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) board: Board,
     pub(crate) breaker: Breaker,
+    /// Where the state of its sessions is.
+    pub(crate) sessions: SessionStore,
+    /// Whose calls run one at a time.
+    pub(crate) turns: Turns,
     pub(crate) cell: watch::Sender<PoolCell>,
     pub(crate) startup: watch::Sender<Startup>,
     /// The tasks that own processes; shutting down waits for all of them.
@@ -67,11 +73,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Config, sessions: SessionStore) -> Self {
         Self {
             board: Board::new(config.workers),
             breaker: Breaker::new(config.limits.circuit_threshold, config.limits.circuit_cool_down),
             config,
+            sessions,
+            turns: Turns::default(),
             cell: watch::Sender::new(PoolCell::Starting),
             startup: watch::Sender::new(Startup::Pending),
             ports: TaskTracker::new(),

@@ -125,11 +125,22 @@ class Connection:
 
     def next_call(self) -> Frame | None:
         """Waits for a call; None once Rust has asked to leave and no call is left."""
-        while not self._calls:
+        calls = self._calls
+        while not calls:
             if self._leaving:
                 return None
-            self._receive_or_sleep(self._main)
-        return self._calls.popleft()
+            if not self._receiving.acquire(False):
+                self._receive_or_sleep(self._main)
+                continue
+            self._receiver = self._thread
+            try:
+                self._receive(0)
+            finally:
+                self._receiver = 0
+                self._receiving.release()
+            if self._sleepers:
+                self._wake_one()
+        return calls.popleft()
 
     def receive_ready(self) -> None:
         """For the event loop that found the socket readable."""
@@ -172,9 +183,8 @@ class Connection:
 
     def _wake_one(self) -> None:
         """The place of the receiver is free: one of those that wait takes it."""
-        if self._sleepers:
-            for waiter in self._sleepers[:1]:
-                waiter.wake()
+        for waiter in self._sleepers[:1]:
+            waiter.wake()
 
     def _receive(self, flags: int) -> None:
         try:
@@ -184,7 +194,12 @@ class Connection:
                 raise PortEnded
             self._decoder.received(size)
             while (frame := self._decoder.next()) is not None:
-                self._take(frame)
+                if frame.kind == CALL:
+                    self._calls.append(frame)
+                    if self._receiver != self._thread:
+                        self._main.wake()
+                else:
+                    self._take(frame)
         except (BlockingIOError, PortEnded, ProtocolError):
             raise
         except BaseException:
@@ -194,25 +209,18 @@ class Connection:
 
     def _take(self, frame: Frame) -> None:
         kind = frame.kind
-        if kind == CALL:
-            self._calls.append(frame)
-            self._tell_main()
-        elif kind == PING:
+        if kind == PING:
             self.send(_wire.PONG, frame.id)
         elif kind == CANCEL:
             self._cancel(frame.id)
         elif kind == EXIT:
             self._leaving = True
-            self._tell_main()
+            self._main.wake()
         elif kind == REPLY:
             waiter = self._asked.pop(frame.id, None)
             if waiter is None:
                 raise ProtocolError("unexpected_reply", f"a reply to {frame.id}, which isn't waited for")
             waiter.deliver(frame)
-
-    def _tell_main(self) -> None:
-        if self._receiver != self._thread:
-            self._main.wake()
 
     def _cancel(self, id: int) -> None:
         if self.running is not None and self.running.id == id:

@@ -1,4 +1,4 @@
-//! The actors of a pool, one file each: messages, state, behaviour.
+//! The actors of a pool, and of a session store, one file each: messages, state, behaviour.
 //!
 //! None of them does I/O: processes and sockets belong to tasks ([`crate::port`], [`crate::launcher`]), which
 //! outlive their actors for as long as it takes to end and reap a process.
@@ -7,6 +7,8 @@ pub(crate) mod launcher;
 pub(crate) mod pool;
 pub(crate) mod pool_supervisor;
 pub(crate) mod root;
+pub(crate) mod session_root;
+pub(crate) mod session_store;
 pub(crate) mod worker;
 pub(crate) mod worker_supervisor;
 

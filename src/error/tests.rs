@@ -100,6 +100,7 @@ fn table() -> Vec<(Error, bool, bool)> {
         (Error::Restarted { pool: text("demo") }, false, true),
         (Error::Closed { pool: text("demo") }, false, false),
         (Error::NoSuchWorker { name: text("demo/worker/9"), workers: Some(8) }, false, false),
+        (Error::Session(SessionError::Full { limit: "max_sessions", value: 7 }), false, true),
     ];
     // A new variant does not compile here: give it its line above.
     let number = |error: &Error| match error {
@@ -122,9 +123,10 @@ fn table() -> Vec<(Error, bool, bool)> {
         Error::CpuTime { .. } => 16,
         Error::WorkerBusy { .. } => 17,
         Error::CircuitOpen { .. } => 18,
+        Error::Session(_) => 19,
     };
     let numbers: std::collections::BTreeSet<_> = table.iter().map(|row| number(&row.0)).collect();
-    assert!(numbers.into_iter().eq(0..19), "a variant is missing");
+    assert!(numbers.into_iter().eq(0..20), "a variant is missing");
     table
 }
 
@@ -165,6 +167,7 @@ fn each_says_where_it_failed_and_what_it_was_about() {
         &["queue", "`demo`", "restarted", "call again"],
         &["`demo`", "shut down"],
         &["`demo/worker/9`"],
+        &["session", "full", "`max_sessions` is 7", "raise"],
     ];
     let table = table();
     assert_eq!(table.len(), expected.len());

@@ -4,6 +4,7 @@
 //! frame means is the business of [`task`], which owns the port for as long as its process lives.
 
 mod answer;
+mod desk;
 mod dump;
 pub(crate) mod output;
 pub(crate) mod process;
@@ -96,6 +97,11 @@ impl Port {
     pub(crate) fn send(&mut self, frame: Bytes) {
         self.outgoing.push_back(frame);
         self.write();
+    }
+
+    /// Bytes that wait for the worker to read.
+    pub(crate) fn unsent(&self) -> usize {
+        self.outgoing.iter().map(Bytes::len).sum()
     }
 
     /// The next event. Output is passed on meanwhile; what a request wrote, before the answer that followed it: the

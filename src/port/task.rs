@@ -17,6 +17,7 @@ use ractor::ActorRef;
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::answer;
+use super::desk::Desk;
 use super::output::{self, Source};
 use super::process::Child;
 use super::{Event, Port};
@@ -39,6 +40,9 @@ const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// A launcher that has not told of an exit after this time is not waited for.
 const REPORT: Duration = Duration::from_secs(1);
+
+/// Bytes of answers that a worker may leave unread, or two of its frames if that is more.
+const UNREAD: usize = 64 << 20;
 
 /// From TERM to KILL.
 const TERM_GRACE: Duration = Duration::from_secs(1);
@@ -145,6 +149,8 @@ struct Live {
     /// It leaves as soon as no call is running.
     retiring: bool,
     meter: Meter,
+    /// Where Python asks.
+    desk: Desk,
 }
 
 impl Live {
@@ -225,6 +231,10 @@ impl PortTask {
                         return leave;
                     }
                     alarm.as_mut().reset(live.due().unwrap_or(now + NEVER));
+                    continue;
+                }
+                reply = live.desk.reply() => {
+                    live.port.send(reply);
                     continue;
                 }
                 event = live.port.event(source) => event,
@@ -331,6 +341,7 @@ impl PortTask {
                 self.log(&frame);
                 None
             }
+            Kind::Ask => self.ask(live, &frame),
             kind => Some(Leave::Kill(Ended::Protocol(unexpected(kind, frame.id).to_string()))),
         }
     }
@@ -370,6 +381,21 @@ impl PortTask {
             self.begin(live, next);
         }
         None
+    }
+
+    /// Python asks something, and is told.
+    fn ask(&self, live: &mut Live, frame: &Frame) -> Option<Leave> {
+        if live.port.unsent() > UNREAD.max(2 * self.shared.config.limits.max_frame) {
+            let message = "it asks, and does not read the answers".to_owned();
+            return Some(Leave::Kill(Ended::Protocol(message)));
+        }
+        match live.desk.ask(frame) {
+            Ok(reply) => {
+                reply.into_iter().for_each(|reply| live.port.send(reply));
+                None
+            }
+            Err(error) => Some(Leave::Kill(Ended::Protocol(error.to_string()))),
+        }
     }
 
     fn log(&self, frame: &Frame) {

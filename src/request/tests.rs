@@ -1,9 +1,16 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use super::*;
+use crate::session::SessionStore;
 use crate::wire::{FrameBuilder, Kind};
 
 /// Two slots, and room for three calls beside those that run.
 fn shared() -> Arc<Shared> {
-    Arc::new(Shared::new(crate::config::tests::config(2, 3)))
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    let name = format!("request-tests/{}", SERIAL.fetch_add(1, Ordering::Relaxed));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let sessions = runtime.block_on(SessionStore::of_pool(name)).unwrap();
+    Arc::new(Shared::new(crate::config::tests::config(2, 3), sessions))
 }
 
 fn ticket(shared: &Arc<Shared>, id: u64) -> (Ticket, oneshot::Receiver<Answer>) {

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{HEADER, Kind};
+use super::{FLAG_BUFFERS, HEADER, Kind};
 
 /// Builds one frame in one buffer: header, name, then whatever JSON is appended. What the header says is filled
 /// in at the end.
@@ -19,6 +19,7 @@ impl FrameBuilder {
         let mut bytes = Vec::with_capacity(HEADER + name.len() + 104);
         bytes.resize(HEADER, 0);
         bytes[4] = kind as u8;
+        bytes[6..8].copy_from_slice(&(name.len() as u16).to_le_bytes());
         bytes.extend_from_slice(name.as_bytes());
         Self { bytes, name: name.len() as u16 }
     }
@@ -30,14 +31,28 @@ impl FrameBuilder {
         frame.bytes
     }
 
-    pub(crate) fn name(&self) -> &str {
-        std::str::from_utf8(&self.bytes[HEADER..HEADER + usize::from(self.name)])
-            .unwrap_or_default()
+    /// What there is so far; the header but for the lengths, which [`FrameBuilder::finish`] fills in.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Where the JSON goes.
     pub(crate) fn json(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
+    }
+
+    /// Adds a table of one buffer, `json`, and the buffer; the body ends with it. At most 4 GiB each; what is larger is
+    /// over the limit of any frame.
+    pub(crate) fn one_buffer(&mut self, json: &[u8], buffer: &[u8]) {
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
+        self.bytes[5] |= FLAG_BUFFERS;
+        self.bytes.extend_from_slice(&1_u32.to_le_bytes());
+        self.bytes.extend_from_slice(&length(json));
+        self.bytes.extend_from_slice(&length(buffer));
+        self.bytes.extend_from_slice(json);
+        let body = self.bytes.len() - HEADER;
+        self.bytes.resize(HEADER + body.next_multiple_of(8), 0);
+        self.bytes.extend_from_slice(buffer);
     }
 
     /// Takes the finished frame out; or returns the size of its body in bytes if that is over `limit`.

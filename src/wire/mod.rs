@@ -40,6 +40,7 @@ pub(crate) enum Kind {
     Error = 68,
     Pong = 69,
     Log = 70,
+    Ask = 71,
 }
 
 impl Kind {
@@ -56,6 +57,7 @@ impl Kind {
             68 => Kind::Error,
             69 => Kind::Pong,
             70 => Kind::Log,
+            71 => Kind::Ask,
             _ => return None,
         })
     }

@@ -4,6 +4,7 @@
 //! The worker takes no other call before it has answered this one, and then a ping from the top of its loop: whatever
 //! signal was sent has been delivered by then, and cannot meet the next call.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Leave, Live, PortTask};
@@ -11,6 +12,7 @@ use crate::board::Held;
 use crate::request::{Request, Why};
 use crate::stats::WorkerState;
 use crate::sys::Signal;
+use crate::turns::Turn;
 use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind};
 
 /// A caller waits at most so long for the Python stack.
@@ -37,6 +39,8 @@ const FENCE_TOKEN: u64 = 1 << 63;
 pub(super) struct Cancelling {
     held: Held,
     why: Why,
+    /// The next call of its session waits until its handler has ended.
+    turn: Option<Arc<Turn>>,
     /// Its caller still waits, for the Python stack.
     caller: Option<Box<Request>>,
     answer_at: Instant,
@@ -59,6 +63,11 @@ impl Cancelling {
         [answer_at, self.dump_at, again_at].into_iter().flatten().fold(self.kill_at, Instant::min)
     }
 
+    /// The turn of its session, for whoever sees its handler to its end.
+    pub(super) fn take_turn(&mut self) -> Option<Arc<Turn>> {
+        self.turn.take()
+    }
+
     /// What is left of the grace.
     pub(super) fn left(&self) -> Duration {
         self.kill_at.saturating_duration_since(Instant::now())
@@ -75,7 +84,7 @@ impl Cancelling {
 impl PortTask {
     /// Begins to end the call that is running.
     pub(super) fn cancel(&self, live: &mut Live, why: Why) {
-        let Some(request) = live.current.take() else {
+        let Some(mut request) = live.current.take() else {
             return;
         };
         let Some(held) = request.ticket.held() else {
@@ -87,6 +96,7 @@ impl PortTask {
         let mut cancelling = Cancelling {
             held,
             why,
+            turn: request.turn.take(),
             caller: Some(request),
             answer_at: now + STACK,
             dump_at: Some(now + DUMP),

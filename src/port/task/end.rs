@@ -38,14 +38,17 @@ impl PortTask {
         self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
         self.return_unread().await;
         let mut leave = leave;
+        let mut turn = None;
         if let Some(mut cancelling) = live.cancelling.take() {
             cancelling.answer(live.port.take_dump());
+            turn = cancelling.take_turn();
             // A handler that was given its time has no more of it because the pool ends.
             if let Leave::Exit { grace } = &mut leave {
                 *grace = cancelling.left().min(*grace);
             }
         }
         let (exit, ended) = self.exit(&mut live, leave).await;
+        drop(turn);
         for frame in live.port.drain(self.source(live.running())) {
             self.last_frame(&mut live, &frame);
         }
@@ -149,7 +152,11 @@ impl PortTask {
                 biased;
                 () = poll_fn(|cx| live.child.poll_ended(cx)) => return true,
                 () = &mut until => return false,
+                reply = live.desk.reply() => live.port.send(reply),
                 event = live.port.event(source), if open => match event {
+                    Event::Frame(frame) if frame.kind == Kind::Ask => {
+                        open = self.ask(live, &frame).is_none();
+                    }
                     Event::Frame(frame) => self.last_frame(live, &frame),
                     Event::Stack(_) => {}
                     Event::Closed | Event::Broken(_) => open = false,

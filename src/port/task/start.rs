@@ -9,6 +9,7 @@ use super::limits::Meter;
 use super::{CLOSED_GRACE, Command, Live, PortTask, REPORT, source, unexpected};
 use crate::actors::launcher::{LauncherMsg, SpawnOrder};
 use crate::error::{Exit, PythonException, StartError};
+use crate::port::desk::Desk;
 use crate::port::{Event, Port};
 use crate::wire::{self, Frame, Kind, ProtocolError};
 
@@ -59,6 +60,7 @@ impl PortTask {
             successor: None,
             retiring: false,
             meter: Meter::new(&self.shared.config.worker_limits),
+            desk: Desk::new(self.shared.sessions.clone(), self.shared.config.limits.max_frame),
         };
         let timeout = self.shared.config.limits.startup_timeout;
         let ready = tokio::time::timeout(timeout, self.ready(&mut live)).await;

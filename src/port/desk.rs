@@ -1,0 +1,230 @@
+//! The desk: what Python asks Rust for while a handler runs, and the replies.
+//!
+//! A question is an ASK frame, its answer a REPLY of the same id. Most are answered at once, in the port's own task; those
+//! that have to wait for a disk or a server are answered by tasks, of which there are at most so many.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::task::JoinSet;
+
+use crate::session::{
+    Expected, Key, Operation, Outcome, Scope, SessionError, SessionStore, Space, Value,
+};
+use crate::wire::{Frame, FrameBuilder, Kind, ProtocolError};
+
+/// The most questions of a worker that wait for an answer; more are refused.
+const MAX_WAITING: usize = 1024;
+
+/// What a worker has asked, and not been told yet.
+#[derive(Debug)]
+pub(super) struct Desk {
+    store: SessionStore,
+    max_frame: usize,
+    waiting: JoinSet<Bytes>,
+}
+
+impl Desk {
+    pub(super) fn new(store: SessionStore, max_frame: usize) -> Self {
+        Self { store, max_frame, waiting: JoinSet::new() }
+    }
+
+    /// The reply, if it is there at once; else [`Desk::reply`] has it.
+    pub(super) fn ask(&mut self, frame: &Frame) -> Result<Option<Bytes>, ProtocolError> {
+        let operation = match operation(frame) {
+            Ok(Ok(operation)) => operation,
+            Ok(Err(error)) => return Ok(Some(self.encode(frame.id, Err(error)))),
+            Err(message) => {
+                return Err(ProtocolError::Unexpected(format!(
+                    "question {:?} {message}",
+                    frame.name()
+                )));
+            }
+        };
+        let mut answer = Box::pin(self.store.execute(operation));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        if let std::task::Poll::Ready(outcome) = answer.as_mut().poll(&mut context) {
+            return Ok(Some(self.encode(frame.id, outcome)));
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            let message =
+                format!("{MAX_WAITING} questions of this worker wait for an answer already");
+            return Ok(Some(self.refuse(frame.id, "busy", &message)));
+        }
+        let (id, max_frame) = (frame.id, self.max_frame);
+        self.waiting.spawn(async move { encode(id, answer.await, max_frame) });
+        Ok(None)
+    }
+
+    /// The next reply that had to be waited for; pending for ever if there is none.
+    pub(super) async fn reply(&mut self) -> Bytes {
+        loop {
+            match self.waiting.join_next().await {
+                Some(Ok(reply)) => return reply,
+                // It panicked, or the runtime goes away: its worker waits until it is ended.
+                Some(Err(_)) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn encode(&self, id: u64, outcome: Result<Outcome, SessionError>) -> Bytes {
+        encode(id, outcome, self.max_frame)
+    }
+
+    fn refuse(&self, id: u64, kind: &str, message: &str) -> Bytes {
+        refuse(id, kind, message, self.max_frame)
+    }
+}
+
+// === From Python ===
+
+/// A question that could not be understood was not asked by the package: its port ends.
+fn operation(frame: &Frame) -> Result<Result<Operation, SessionError>, String> {
+    type Scoped = (Option<String>,);
+    let parse_scope = |scope: Option<String>| match scope {
+        None => Ok(Scope::Global),
+        Some(id) => Scope::session(id),
+    };
+    fn parse<'a, T: Deserialize<'a>>(frame: &'a Frame) -> Result<T, String> {
+        serde_json::from_slice(&frame.json).map_err(|error| format!("that says {error}"))
+    }
+    macro_rules! scope {
+        ($scope:expr) => {
+            match parse_scope($scope) {
+                Ok(scope) => scope,
+                Err(error) => return Ok(Err(error)),
+            }
+        };
+    }
+    Ok(Ok(match frame.name() {
+        "get" => {
+            let (scope, space, name, known) =
+                parse::<(Option<String>, u8, String, Option<u64>)>(frame)?;
+            let key = Key { scope: scope!(scope), space: space_of(space)?, name };
+            Operation::Get { key, known }
+        }
+        "put" => {
+            let (scope, space, name, expected, value) =
+                parse::<(Option<String>, u8, String, i64, &RawValue)>(frame)?;
+            let value = value_of(frame, value)?;
+            let key = Key { scope: scope!(scope), space: space_of(space)?, name };
+            Operation::Put { key, value, expected: expected_of(expected)? }
+        }
+        "delete" => {
+            let (scope, space, name, expected) = parse::<(Option<String>, u8, String, i64)>(frame)?;
+            let key = Key { scope: scope!(scope), space: space_of(space)?, name };
+            Operation::Delete { key, expected: expected_of(expected)? }
+        }
+        "keys" => {
+            let (scope, space) = parse::<(Option<String>, u8)>(frame)?;
+            Operation::Keys { scope: scope!(scope), space: space_of(space)? }
+        }
+        "touch" => Operation::Touch { scope: scope!(parse::<Scoped>(frame)?.0) },
+        _ => return Err("is none that Rust knows".to_owned()),
+    }))
+}
+
+fn space_of(space: u8) -> Result<Space, String> {
+    match space {
+        0 => Ok(Space::Value),
+        1 => Ok(Space::Program),
+        other => Err(format!("names the space {other}")),
+    }
+}
+
+/// Versions begin at 1.
+fn expected_of(expected: i64) -> Result<Expected, String> {
+    match expected {
+        -1 => Ok(Expected::Any),
+        0 => Ok(Expected::Absent),
+        version => u64::try_from(version)
+            .map(Expected::Version)
+            .map_err(|_| format!("expects version {version}")),
+    }
+}
+
+/// JSON; or, in a buffer beside it, bytes or an array.
+fn value_of(frame: &Frame, json: &RawValue) -> Result<Value, String> {
+    match &frame.buffers[..] {
+        [] => Ok(Value::Json(frame.json.slice_ref(json.get().as_bytes()))),
+        [data] => {
+            let kind: Option<(String, Vec<u64>)> =
+                serde_json::from_str(json.get()).map_err(|error| format!("that says {error}"))?;
+            Ok(match kind {
+                None => Value::Bytes(data.clone()),
+                Some((dtype, shape)) => Value::Array { dtype, shape, data: data.clone() },
+            })
+        }
+        more => Err(format!("has {} buffers", more.len())),
+    }
+}
+
+// === To Python ===
+
+fn encode(id: u64, outcome: Result<Outcome, SessionError>, limit: usize) -> Bytes {
+    let bare = |name, arg| reply(FrameBuilder::new(Kind::Reply, name), id, arg, limit);
+    match outcome {
+        Ok(Outcome::Missing | Outcome::Info(None)) => bare("missing", 0),
+        Ok(Outcome::Unchanged) => bare("unchanged", 0),
+        Ok(Outcome::Written { version }) => bare("done", version),
+        Ok(Outcome::Deleted(done) | Outcome::Done(done)) => bare("done", done.into()),
+        Ok(Outcome::Value { value, version }) => {
+            let mut frame = FrameBuilder::new(Kind::Reply, "value");
+            match value {
+                Value::Json(json) => frame.json().extend_from_slice(&json),
+                Value::Bytes(data) => frame.one_buffer(b"null", &data),
+                Value::Array { dtype, shape, data } => {
+                    // Neither can fail to serialize.
+                    let kind = serde_json::to_vec(&(dtype, shape)).unwrap_or_default();
+                    frame.one_buffer(&kind, &data);
+                }
+            }
+            reply(frame, id, version, limit)
+        }
+        Ok(Outcome::Keys(keys)) => {
+            reply(text(FrameBuilder::new(Kind::Reply, "value"), keys), id, 0, limit)
+        }
+        Ok(_) => refuse(id, "invalid", "an answer that workers have no use for", limit),
+        Err(ref error @ SessionError::Conflict { found, .. }) => {
+            let frame = text(FrameBuilder::new(Kind::Reply, "conflict"), error.to_string());
+            reply(frame, id, found.unwrap_or(0), limit)
+        }
+        Err(error) => refuse(id, kind_of(&error), &error.to_string(), limit),
+    }
+}
+
+fn refuse(id: u64, kind: &str, message: &str, limit: usize) -> Bytes {
+    reply(text(FrameBuilder::new(Kind::Reply, &format!("error:{kind}")), message), id, 0, limit)
+}
+
+/// What is over the limit becomes a short error; that one is always sent.
+fn reply(mut frame: FrameBuilder, id: u64, arg: u64, limit: usize) -> Bytes {
+    frame.finish(id, arg, limit).map(Bytes::from).unwrap_or_else(|size| {
+        let message = format!(
+            "session: the answer takes {size} bytes, the pool's largest frame is {limit}: keep less under one key, or \
+             raise `max_frame`"
+        );
+        let mut frame = text(FrameBuilder::new(Kind::Reply, "error:too_large"), &message);
+        frame.finish(id, 0, usize::MAX).unwrap_or_default().into()
+    })
+}
+
+fn text(mut frame: FrameBuilder, json: impl Serialize) -> FrameBuilder {
+    let written = serde_json::to_writer(frame.json(), &json);
+    debug_assert!(written.is_ok(), "text can always be written");
+    frame
+}
+
+/// What `SessionError.kind` is in Python.
+fn kind_of(error: &SessionError) -> &'static str {
+    match error {
+        SessionError::Invalid { .. } => "invalid",
+        SessionError::TooLarge { .. } => "too_large",
+        SessionError::Full { .. } => "full",
+        SessionError::Conflict { .. } => "conflict",
+        SessionError::Decode { .. } | SessionError::Encode { .. } => "value",
+        SessionError::Closed { .. } => "closed",
+        _ => "backend",
+    }
+}
