@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -619,7 +620,11 @@ def test_optimizing_makes_a_new_version_with_its_score(stub: Stub) -> None:
         ("BootstrapFewShotWithRandomSearch", {"num_candidate_programs": 2, "max_labeled_demos": 2}),
         ("COPRO", {"breadth": 2, "depth": 1}),
         ("InferRules", {"num_candidates": 1, "max_labeled_demos": 2}),
-        ("SIMBA", {"bsize": 4, "max_steps": 1, "num_candidates": 2}),
+        pytest.param(
+            "SIMBA",
+            {"bsize": 4, "max_steps": 1, "num_candidates": 2},
+            marks=pytest.mark.skipif(find_spec("numpy") is None, reason="it needs NumPy"),
+        ),
     ],
 )
 def test_other_optimizers(stub: Stub, optimizer: str, params: dict[str, Any]) -> None:
