@@ -1,8 +1,50 @@
 """What the benchmarks call."""
 
+import time
+
 import snakepen
 
 
 @snakepen.handler
 def echo(value: object) -> object:
     return value
+
+
+@snakepen.handler
+def session(job: str, times: int) -> float:
+    """Nanoseconds for one operation on a session."""
+    session = snakepen.session()
+    value = {"name": "small", "numbers": [1, 2, 3], "done": False}
+    session["value"] = value
+    session["count"] = 0
+    session["large"] = bytes(64 << 10)
+    programs = session.programs
+    if programs.get("p") is None:
+        programs.create("p", "echo", value)
+
+    def once() -> object:
+        if job == "get":
+            return session.get("value")
+        if job == "put":
+            return session.put("value", value)
+        if job == "update":
+            return session.update("count", lambda count: count + 1)
+        if job == "get 64 KiB":
+            return session.get("large")
+        return programs.built("p", lambda program: program.definition)
+
+    once()
+    start = time.perf_counter_ns()
+    for _ in range(times):
+        once()
+    return (time.perf_counter_ns() - start) / times
+
+
+@snakepen.handler
+async def session_async(_job: str, times: int) -> float:
+    session = snakepen.session()
+    await session.aput("value", {"name": "small", "numbers": [1, 2, 3], "done": False})
+    start = time.perf_counter_ns()
+    for _ in range(times):
+        await session.aget("value")
+    return (time.perf_counter_ns() - start) / times

@@ -74,6 +74,49 @@ def large(nonce: int, text: str, units: int) -> tuple[int, int, str]:
     return answer(nonce, unit * units)
 
 
+# === State in sessions ===
+
+
+@snakepen.handler
+def counts(nonce: int) -> tuple[int, int, str]:
+    note("ran", nonce)
+    snakepen.session().update("count", lambda count: count + 1, default=0)
+    return answer(nonce, "")
+
+
+@snakepen.handler
+async def counts_async(nonce: int) -> tuple[int, int, str]:
+    note("ran", nonce)
+    await snakepen.session().aupdate("count", lambda count: count + 1, default=0)
+    return answer(nonce, "")
+
+
+@snakepen.handler
+def counts_alone(nonce: int) -> tuple[int, int, str]:
+    """Called in order: nobody else of its session is at work."""
+    note("ran", nonce)
+    session = snakepen.session()
+    other = session.get("at work")
+    if other is not None and started(other[0]) == other[1]:
+        raise AssertionError(f"{other} is still at work, beside {os.getpid()}")
+    session["at work"] = [os.getpid(), started(os.getpid())]
+    try:
+        session["count"] = session.get("count", 0) + 1
+    finally:
+        del session["at work"]
+    return answer(nonce, "")
+
+
+def started(pid: int) -> str | None:
+    """When a process was started, as the kernel counts; None if it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
 # === Results that are none ===
 
 

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use futures::future::join_all;
 use serde::Serialize;
-use snakepen::{Ended, Error, Exit, Pool, Priority, StartError, WorkerDeath, WorkerHandle};
+use snakepen::{
+    Ended, Error, Exit, Pool, PoolSession, Priority, StartError, WorkerDeath, WorkerHandle,
+};
 use tokio::time::{sleep, timeout};
 
 use crate::ledger::{Ending, Fate, Ran};
@@ -21,6 +23,9 @@ const OVERRUN: Duration = Duration::from_secs(4);
 
 /// Keys of affine and pinned calls.
 pub(crate) const KEYS: usize = 16;
+
+/// So many sessions are in use, and as many of calls in order.
+const SESSIONS: usize = 4;
 
 /// Where no call of a key has been answered.
 pub(crate) const NO_SLOT: usize = usize::MAX;
@@ -92,6 +97,21 @@ const KINDS: &[Kind] = &[
     kind("cancelled, in a shield, async", 2, |caller| caller.cancelled("shields_async")),
     kind("cancelled, stuck in C", 1, |caller| caller.cancelled("stuck")),
     kind("cancelled, stubborn", 1, |caller| caller.cancelled("stubborn")),
+    kind("session", 20, |caller| caller.counts("counts", false)),
+    kind("session, async", 20, |caller| caller.counts("counts_async", false)),
+    kind("session, in order", 20, |caller| caller.counts("counts_alone", true)),
+    kind("session, dropped", 6, |caller| {
+        caller.counts("counts", false).dropped_after(caller.millis(0, 6))
+    }),
+    kind("session, async, cancelled", 6, |caller| {
+        caller.counts("counts_async", false).cancelled_after(caller.millis(0, 6))
+    }),
+    kind("session, in order, dropped", 6, |caller| {
+        caller.counts("counts_alone", true).dropped_after(caller.millis(0, 6))
+    }),
+    kind("session, in order, cancelled", 6, |caller| {
+        caller.counts("counts_alone", true).cancelled_after(caller.millis(0, 6))
+    }),
     kind("plain, first", 20, |caller| caller.plain().with_extra(Extra::Priority(Priority::High))),
     kind("plain, last", 20, |caller| caller.plain().with_extra(Extra::Priority(Priority::Low))),
     kind("plain, affine", 20, |caller| caller.plain().with_extra(Extra::Affine(caller.key()))),
@@ -135,6 +155,9 @@ pub(crate) fn pick<'a, T>(rng: &mut Rng, table: &'a [T], weight: fn(&T) -> u32) 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Way {
     Pool,
+    Session(usize),
+    /// One of another sort, whose calls are all made so.
+    InOrder(usize),
     PoolName,
     Slot(usize),
     SlotName(usize),
@@ -329,6 +352,13 @@ impl Caller {
         call.within(seconds).seconds(seconds)
     }
 
+    /// Adds one to what a session has.
+    fn counts(&mut self, handler: &'static str, in_order: bool) -> Call {
+        let session = self.rng.usize(..SESSIONS);
+        let way = if in_order { Way::InOrder(session) } else { Way::Session(session) };
+        self.call(handler).answers("").by(way)
+    }
+
     /// A key of a slot.
     fn key(&mut self) -> usize {
         self.rng.usize(..KEYS)
@@ -451,6 +481,12 @@ impl Caller {
         let pool = &self.chaos.pool;
         match way {
             Way::Pool => Some(Handle::Pool(pool.clone())),
+            Way::Session(session) => {
+                Some(Handle::Session(pool.session(&format!("session {session}"))))
+            }
+            Way::InOrder(session) => {
+                Some(Handle::Session(pool.session(&format!("in order {session}")).in_order()))
+            }
             Way::PoolName => Pool::find(pool.name()).await.map(Handle::Pool),
             Way::Slot(slot) => pool.worker(slot).ok().map(Handle::Worker),
             Way::SlotName(slot) => {
@@ -463,6 +499,7 @@ impl Caller {
 
 enum Handle {
     Pool(Pool),
+    Session(PoolSession),
     Worker(WorkerHandle),
 }
 
@@ -472,6 +509,7 @@ impl Handle {
         let arguments: Vec<_> = nonce.iter().chain(&call.rest).collect();
         let mut made = match self {
             Handle::Pool(pool) => pool.call(call.handler, arguments),
+            Handle::Session(session) => session.call(call.handler, arguments),
             Handle::Worker(worker) => worker.call(call.handler, arguments),
         };
         made = match call.extra {

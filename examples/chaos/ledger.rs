@@ -224,6 +224,25 @@ impl Ledger {
         }
     }
 
+    /// Checks what the handlers have counted in sessions.
+    pub(crate) fn check_counted(&self, counted: u64) {
+        let (mut least, mut most) = (0, 0);
+        for fate in self.books().fates.values().filter(|fate| fate.handler.starts_with("counts")) {
+            match fate.ran {
+                Ran::Once => (least, most) = (least + 1, most + 1),
+                Ran::Perhaps => most += 1,
+                Ran::Never | Ran::Again => {}
+            }
+        }
+        println!(
+            "Counted in sessions: {counted}; answered {least}, and given up {}.",
+            most - least
+        );
+        if !(least..=most).contains(&counted) {
+            self.violation(&format!("counted {counted}, not {least} to {most}"));
+        }
+    }
+
     /// Checks what the handlers have noted, and forgets the calls.
     pub(crate) fn check_log(&self, log: &Path) -> std::io::Result<()> {
         let fates = std::mem::take(&mut self.books().fates);

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use snakepen::{Pool, Stats};
+use snakepen::{Pool, SessionError, SessionStore, Stats};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -187,7 +187,9 @@ async fn round(
     let log = directory.path().join("log");
     std::fs::write(&log, "")?;
     let mark = Mark::new();
+    let sessions = SessionStore::builder("chaos-sessions").open().await?;
     let pool = Pool::builder("chaos")
+        .sessions(sessions.clone())
         .handlers(HANDLERS)
         .preload(["asyncio", "ctypes", "subprocess", "threading"])
         .env("CHAOS_LOG", &log)
@@ -242,10 +244,22 @@ async fn round(
             chaos.peak.load(Ordering::Relaxed) >> 20,
         );
     }
+    chaos.ledger.check_counted(counted(&sessions).await?);
+    sessions.close().await?;
+    drop(sessions);
     chaos.ends().await;
     let chaos = Arc::into_inner(chaos).ok_or("a task is left")?;
     chaos.ledger.check_log(&log)?;
     Ok(chaos.ledger)
+}
+
+/// What all sessions have counted.
+async fn counted(sessions: &SessionStore) -> Result<u64, SessionError> {
+    let mut sum = 0;
+    for id in sessions.list().await? {
+        sum += sessions.session(id)?.get::<u64>("count").await?.unwrap_or(0);
+    }
+    Ok(sum)
 }
 
 impl Chaos {
