@@ -14,20 +14,21 @@ const ENDED: u64 = 0;
 /// The TTL of what never expires.
 pub(crate) const FOREVER: u64 = u64::MAX;
 
-#[allow(dead_code, reason = "some is for backends that persist")]
 /// A session. It ends once, by a compare-and-swap on its last access that is also what an access is: whoever finds it
 /// expired ends it, so that nobody can prolong a session that somebody else has already found to be gone.
 #[derive(Debug)]
 pub(crate) struct Cell {
     /// Empty for the global session.
     pub(crate) id: Arc<str>,
-    /// Tells it from others of the same id, before and after it.
+    /// Tells it from others of the same id, before and after it, where that matters.
+    #[cfg_attr(not(feature = "durable"), allow(dead_code))]
     pub(crate) incarnation: u64,
     pub(crate) created: u64,
     pub(crate) ttl: u64,
     accessed: AtomicU64,
     /// The last access that is on disk, or on its way there.
-    pub(crate) persisted: AtomicU64,
+    #[cfg(feature = "durable")]
+    persisted: AtomicU64,
     entries: RwLock<Entries>,
 }
 
@@ -45,6 +46,7 @@ impl Cell {
             created,
             ttl,
             accessed: AtomicU64::new(accessed.max(ENDED + 1)),
+            #[cfg(feature = "durable")]
             persisted: AtomicU64::new(accessed),
             entries: RwLock::new(entries),
         }
@@ -97,6 +99,22 @@ impl Cell {
     /// When it expires, if nobody accesses it.
     pub(crate) fn deadline(&self) -> u64 {
         self.accessed().saturating_add(self.ttl)
+    }
+
+    /// Whether the last access that is on disk is too old to stay there. Says so once.
+    #[cfg(feature = "durable")]
+    pub(crate) fn is_to_persist(&self, now: u64) -> bool {
+        let old = self.persisted.load(Ordering::Relaxed);
+        let late = self.ttl != FOREVER && now.saturating_sub(old) > self.ttl / 8;
+        let swap = || {
+            self.persisted.compare_exchange(old, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        late && swap()
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn note_persisted(&self, accessed: u64) {
+        self.persisted.fetch_max(accessed, Ordering::Relaxed);
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Entries> {

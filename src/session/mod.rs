@@ -60,6 +60,8 @@
 mod backend;
 mod cell;
 mod clock;
+#[cfg(feature = "durable")]
+mod durable;
 mod error;
 mod index;
 mod memory;
@@ -73,6 +75,8 @@ mod table;
 mod value;
 
 pub use backend::{Answer, Backend, Settings, Usage};
+#[cfg(feature = "durable")]
+pub use durable::Durable;
 pub use error::SessionError;
 pub use memory::Memory;
 pub use operation::{Expected, Key, Operation, Outcome, Scope, SessionInfo, Space};

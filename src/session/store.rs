@@ -207,6 +207,11 @@ impl SessionStore {
         Self { anchor }
     }
 
+    #[cfg(test)]
+    pub(crate) async fn maintain(&self) {
+        self.anchor.shared.backend.maintain().await.unwrap();
+    }
+
     /// The store's name.
     pub fn name(&self) -> &str {
         &self.anchor.shared.settings.name

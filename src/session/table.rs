@@ -27,6 +27,11 @@ const SELDOM: Duration = Duration::from_secs(1);
 
 type Shard = HashMap<Arc<str>, Arc<Cell>>;
 
+#[cfg(feature = "durable")]
+mod persist;
+#[cfg(feature = "durable")]
+use persist::Late;
+
 #[derive(Debug)]
 pub(crate) struct Table {
     shards: Box<[RwLock<Shard>]>,
@@ -35,10 +40,13 @@ pub(crate) struct Table {
     global: Arc<Cell>,
     pub(crate) room: Room,
     /// The last version, and the last incarnation, that was given.
-    pub(crate) versions: AtomicU64,
+    versions: AtomicU64,
     default_ttl: u64,
     clock: Clock,
     expired: AtomicU64,
+    /// What a backend that persists has to see to.
+    #[cfg(feature = "durable")]
+    late: Option<Mutex<Late>>,
 }
 
 impl Table {
@@ -55,6 +63,8 @@ impl Table {
             default_ttl: millis(settings.ttl),
             clock,
             expired: AtomicU64::new(0),
+            #[cfg(feature = "durable")]
+            late: None,
         }
     }
 
@@ -90,7 +100,10 @@ impl Table {
 
     /// The living session of this scope; finding it is an access.
     pub(crate) fn access(&self, scope: &Scope, now: u64) -> Option<Arc<Cell>> {
-        self.find(scope).filter(|cell| cell.access(now))
+        let cell = self.find(scope).filter(|cell| cell.access(now))?;
+        #[cfg(feature = "durable")]
+        self.note_access(&cell, now);
+        Some(cell)
     }
 
     // === Operations ===
@@ -148,10 +161,7 @@ impl Table {
                 if let Expected::Version(_) = expected {
                     return Err(key.conflict(None));
                 }
-                if let Err(full) = self.room.take_session_with(size) {
-                    self.free(now, full)?;
-                    continue;
-                }
+                self.take(now, |room| room.take_session_with(size))?;
                 let version = self.next_version();
                 let mut entries = Entries::default();
                 entries.insert(key.space, &key.name, Entry { value: value.clone(), version });
@@ -217,10 +227,7 @@ impl Table {
             if let Some(cell) = self.access(scope, now) {
                 return Ok(cell);
             }
-            if let Err(full) = self.room.take_session() {
-                self.free(now, full)?;
-                continue;
-            }
+            self.take(now, Room::take_session)?;
             let cell = self.new_cell(scope, ttl, now, Entries::default());
             if self.link(&cell, now) {
                 return Ok(cell);
@@ -273,6 +280,22 @@ impl Table {
         self.room.give_back(1, entries.len(), entries.bytes);
         if expired {
             self.expired.fetch_add(1, Ordering::Relaxed);
+            #[cfg(feature = "durable")]
+            self.note_gone(cell);
+        }
+    }
+
+    /// Takes room, where need be that of expired sessions.
+    pub(crate) fn take(
+        &self,
+        now: u64,
+        take: impl Fn(&Room) -> Result<(), SessionError>,
+    ) -> Result<(), SessionError> {
+        loop {
+            match take(&self.room) {
+                Ok(()) => return Ok(()),
+                Err(full) => self.free(now, full)?,
+            }
         }
     }
 

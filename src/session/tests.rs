@@ -124,3 +124,7 @@ async fn a_great_sweep_stalls_nobody() {
     assert_eq!(store.stats().await.unwrap().expired, MANY);
     store.close().await.unwrap();
 }
+
+// === Against a model ===
+
+mod model;
