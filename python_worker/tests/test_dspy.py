@@ -662,6 +662,14 @@ def test_what_can_not_be_optimized_changes_nothing(stub: Stub, arguments: Any, m
     assert handlers.info("qa")["version"] == version
 
 
+def test_a_model_that_is_gone_does_not_make_a_compiled_program(stub: Stub) -> None:
+    version = handlers.create_program("qa", "Predict", "question -> answer")["version"]
+    gone = {"model": "openai/stub", "api_base": "http://127.0.0.1:9/v1", "api_key_env": "STUB_KEY", "num_retries": 0}
+    with pytest.raises(ProgramError, match="none of the 2 examples can be scored"):
+        handlers.optimize("qa", "BootstrapFewShot", EXAMPLES[:2], "exact_match:answer", lm=gone)
+    assert handlers.info("qa")["version"] == version
+
+
 def test_a_missing_package_of_an_optimizer_is_named(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     handlers.create_program("qa", "Predict", "question -> answer")
