@@ -422,6 +422,13 @@ def test_a_secret_in_a_providers_message_is_taken_out(stub: Stub, monkeypatch: p
     assert KEY not in repr(caught.value) and caught.value.__suppress_context__
 
 
+def test_a_placeholder_for_a_key_is_not_taken_out_of_texts(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUB_KEY", "w")
+    handlers.create_program("qa", "Predict", "question -> answer")
+    ask()
+    assert "[secret]" not in repr(handlers.history())
+
+
 def test_a_missing_environment_variable_is_named(worker: Worker) -> None:
     with pytest.raises(ConfigurationError, match="variable 'NO_SUCH_KEY', which the workers don't have"):
         handlers.configure_lm({"model": "openai/x", "api_key_env": "NO_SUCH_KEY"})

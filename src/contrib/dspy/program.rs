@@ -62,7 +62,8 @@ impl Program {
         Self { tools: Some(tools), ..Self::of("ReAct", Some(signature.into())) }
     }
 
-    /// `dspy.ProgramOfThought`, which runs code that the model writes, in Deno: `pip install "dspy[deno]"`.
+    /// `dspy.ProgramOfThought`, which runs code that the model writes, in Deno: `pip install "dspy[deno]"`. Deno fetches
+    /// Pyodide from the network when it first runs.
     pub fn program_of_thought(signature: impl Into<Signature>) -> Self {
         Self::of("ProgramOfThought", Some(signature.into()))
     }

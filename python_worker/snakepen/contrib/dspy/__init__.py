@@ -16,6 +16,8 @@ the address and the key, so that it would give one session what another's endpoi
 on, with DSPy's directory (DSPY_CACHEDIR, else ~/.dspy_cache), which several workers can share. `dspy.configure` is not
 used; handlers of your own may, as every call here brings its language model along.
 
+ProgramOfThought needs Deno in the workers' environment, and Deno fetches Pyodide from the network when it first runs.
+
 Importing DSPy takes about a second; `.preload(["dspy"])` does it once for all workers. It starts no threads.
 
 Programs run in the handler's thread and end with its cancellation. A Module's own attributes are not state: what its

@@ -17,6 +17,9 @@ KEY = "dspy.lm"
 MAX_BUILT = 32
 """Clients that a worker keeps; each has connections of its own."""
 
+MIN_SECRET = 8
+"""A shorter value is a placeholder, for a server that asks for some key; taking it out of texts would garble them."""
+
 _OBJECTS = frozenset({"callbacks", "provider", "async_engine"})
 _DUMMY_KEYS = frozenset({"model", "answers", "follow_examples", "reasoning"})
 
@@ -44,7 +47,8 @@ class LanguageModel:
                     f"Rust program, or with the pool's builder"
                 )
             settings[key.removesuffix("_env")] = value
-            self.secrets.append(value)
+            if len(value) >= MIN_SECRET:
+                self.secrets.append(value)
         # DSPy's cache of answers doesn't look at api_base and api_key: what one session's endpoint has said would be
         # said to another session.
         settings.setdefault("cache", False)
