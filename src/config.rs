@@ -375,11 +375,25 @@ impl Builder {
         self
     }
 
-    /// Kills a worker whose resident memory is above this many bytes while a call runs; the call fails with
-    /// [`Error::WorkerDied`], which says so. Default: no limit.
+    /// Kills a worker that holds more memory than this many bytes; its call fails with [`Error::WorkerDied`], which says
+    /// so ([`Ended::Memory`](crate::Ended::Memory)). Default: no limit.
     ///
-    /// The size is looked at every 50 ms, so a handler that allocates 1 GiB/s overshoots by some 50 MiB. What is forked
-    /// from the launcher counts in each worker; processes that a handler starts don't count.
+    /// Where a cgroup v2 with the memory controller is delegated to the host, the kernel sees to it, and nothing overshoots:
+    /// each worker is in a cgroup of its own from before any of your code runs, and is killed with all in it at the limit,
+    /// whether a call runs or not. Processes that a handler starts count, and files in memory (tmpfs) and what else the
+    /// kernel charges; the swap is not used. What is [preloaded](Builder::preload) does not count until a worker writes to
+    /// it: those pages stay charged to the launcher, which is in the host's cgroup. A worker that comes to its limit while it
+    /// loads its handlers fails with [`StartError::Memory`]. When a worker ends, all that is left in its cgroup is killed, even
+    /// in a session of its own. The kernel takes up to tens of milliseconds to move a worker, so one starts that much later.
+    ///
+    /// Delegated means that the cgroup above the host's own was given to it: under systemd by `Delegate=memory` with
+    /// `DelegateSubgroup=` (since 254), in a container by a writable `/sys/fs/cgroup` whose first process has moved to a
+    /// cgroup below before it starts anything. The host is never moved. Which of the two ways is taken is logged at INFO when
+    /// the pool starts.
+    ///
+    /// Elsewhere, and for a worker whose cgroup cannot be made (a warning says so), the resident size is watched while a
+    /// call runs. It is looked at every 50 ms, so a handler that allocates 1 GiB/s overshoots by some 50 MiB. What is forked
+    /// from the launcher then counts in each worker; processes that a handler starts don't count.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.worker_limits.memory = Some(bytes);
         self
@@ -606,8 +620,8 @@ impl Config {
         format!("{}/{part}", self.name)
     }
 
-    /// What the launcher is told (`ARCHITECTURE.md`, Launcher protocol).
-    pub(crate) fn for_launcher(&self) -> Result<Value, StartError> {
+    /// What the launcher is told (`ARCHITECTURE.md`, Launcher protocol); the workers' cgroups go into this directory.
+    pub(crate) fn for_launcher(&self, cgroup: Option<&Path>) -> Result<Value, StartError> {
         let text = |path: &Path| {
             path.to_str().map(str::to_owned).ok_or_else(|| {
                 StartError::System(format!("the path {} is not UTF-8", path.display()))
@@ -619,6 +633,10 @@ impl Config {
             Some(Handlers::Module(name)) => json!({ "module": name }),
         };
         let paths = self.paths.iter().map(|p| text(p)).collect::<Result<Vec<_>, _>>()?;
+        let cgroup = match cgroup {
+            None => Value::Null,
+            Some(path) => json!({ "directory": text(path)?, "memory": self.worker_limits.memory }),
+        };
         Ok(json!({
             "pool": self.name,
             "handlers": handlers,
@@ -628,6 +646,7 @@ impl Config {
             "fresh": self.fresh_interpreter,
             "reuse_after_cancel": self.reuse_after_cancel,
             "max_frame": self.limits.max_frame,
+            "cgroup": cgroup,
             "log_level": crate::port::output::python_log_level(),
         }))
     }

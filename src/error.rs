@@ -365,7 +365,8 @@ pub enum Ended {
     Cancelled,
     /// It held more memory than the pool's [`memory_limit`](crate::Builder::memory_limit).
     Memory {
-        /// Its resident memory in bytes when that was noticed.
+        /// Its memory in bytes: what was resident when that was noticed, or in a cgroup the most that was charged to it,
+        /// which is about the limit.
         resident: u64,
         /// The limit in bytes.
         limit: u64,
@@ -397,8 +398,7 @@ impl fmt::Display for Ended {
             Ended::Abandoned => f.write_str(" because its caller went away"),
             Ended::Cancelled => f.write_str(" because its call was cancelled"),
             Ended::Memory { resident, limit } => {
-                let mib = |bytes: &u64| bytes >> 20;
-                let (resident, limit) = (mib(resident), mib(limit));
+                let (resident, limit) = (mib(*resident), mib(*limit));
                 write!(f, " because it held {resident} MiB of memory, the limit is {limit} MiB")
             }
             Ended::CpuTime => f.write_str(" because its call used too much processor time"),
@@ -508,6 +508,22 @@ pub enum StartError {
         stderr: String,
     },
 
+    /// It came to the pool's [`memory_limit`](crate::Builder::memory_limit) before it was ready, and was killed. Where there
+    /// is no cgroup for it, the limit is not enforced that early.
+    #[error(
+        "{what} was killed before it was ready: it held {} MiB of memory, the limit is {} MiB (`memory_limit`)",
+        mib(*held),
+        mib(*limit)
+    )]
+    Memory {
+        /// The worker's name.
+        what: String,
+        /// The most memory in bytes that it held.
+        held: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+
     /// The process does not speak the protocol.
     #[error("{what} broke the protocol: {message}")]
     Protocol {
@@ -523,6 +539,11 @@ pub enum StartError {
         /// The launcher, or the worker's name.
         what: String,
     },
+}
+
+/// The nearest number of mebibytes: what is killed at a limit may have held some pages less.
+fn mib(bytes: u64) -> u64 {
+    bytes.saturating_add(1 << 19) >> 20
 }
 
 fn stack(stage: Stage, python_stack: &str) -> String {

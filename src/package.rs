@@ -30,6 +30,7 @@ files!(
     "__init__.py",
     "_async.py",
     "_cancel.py",
+    "_cgroup.py",
     "_config.py",
     "_connection.py",
     "_control.py",

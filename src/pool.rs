@@ -20,6 +20,7 @@ use crate::scheduler::Place;
 use crate::session::{SessionError, SessionStore};
 use crate::shared::{PoolCell, Shared, Startup};
 use crate::stats::{Stats, WorkerInfo};
+use crate::sys::PoolCgroup;
 
 /// The actors of a tree whose root was killed are gone within this time.
 const FALL: Duration = Duration::from_secs(1);
@@ -95,7 +96,8 @@ impl Pool {
                 opened => opened?,
             },
         };
-        let shared = Arc::new(Shared::new(config, sessions));
+        let cgroup = find_cgroup(&config).await;
+        let shared = Arc::new(Shared::new(config, cgroup, sessions));
         let name = shared.config.actor_name("root");
         let (root, _) = match Actor::spawn(Some(name), Root, Arc::clone(&shared)).await {
             Ok(root) => root,
@@ -259,10 +261,33 @@ impl Pool {
         }
         shared.ports_ended().await;
         shared.launchers_ended().await;
+        shared.remove_cgroup().await;
         if shared.config.sessions.is_none() {
             shared.sessions.close().await?;
         }
         Ok(())
+    }
+}
+
+/// Where the kernel is to hold workers to their memory limit, if they have one and it can.
+async fn find_cgroup(config: &Config) -> Option<PoolCgroup> {
+    config.worker_limits.memory?;
+    let name = config.name.clone();
+    let found = tokio::task::spawn_blocking(move || PoolCgroup::find(&name)).await;
+    match found.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(cgroup) => {
+            let directory = cgroup.directory().display();
+            tracing::info!(pool = config.name, cgroup = %directory, "the kernel enforces `memory_limit`");
+            Some(cgroup)
+        }
+        Err(why) => {
+            tracing::info!(
+                pool = config.name,
+                why,
+                "no cgroup for `memory_limit`: resident sizes are watched"
+            );
+            None
+        }
     }
 }
 

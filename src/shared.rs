@@ -17,6 +17,7 @@ use crate::error::StartError;
 use crate::pool::Anchor;
 use crate::request::Request;
 use crate::session::SessionStore;
+use crate::sys::PoolCgroup;
 use crate::turns::Turns;
 
 /// Processes that do not even end after KILL (stuck in the kernel) are not waited for longer than this.
@@ -52,6 +53,8 @@ pub(crate) struct PoolRef {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    /// Where the kernel holds workers to their memory limit, if there is one and the machine lets it.
+    pub(crate) cgroup: Option<PoolCgroup>,
     pub(crate) board: Board,
     pub(crate) breaker: Breaker,
     /// Where the state of its sessions is.
@@ -73,8 +76,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, sessions: SessionStore) -> Self {
+    pub(crate) fn new(config: Config, cgroup: Option<PoolCgroup>, sessions: SessionStore) -> Self {
         Self {
+            cgroup,
             board: Board::new(config.workers),
             breaker: Breaker::new(config.limits.circuit_threshold, config.limits.circuit_cool_down),
             config,
@@ -184,6 +188,13 @@ impl Shared {
                 pool = self.config.name,
                 "the launcher's process does not end, not even killed"
             );
+        }
+    }
+
+    /// Removes the pool's cgroup, when all of its processes have ended.
+    pub(crate) async fn remove_cgroup(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove().await;
         }
     }
 

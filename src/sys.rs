@@ -3,6 +3,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("snakepen runs on Linux only: it needs pidfd, memfd, PDEATHSIG and SCM_RIGHTS");
 
+mod cgroup;
 mod proc;
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -23,6 +24,7 @@ use rustix::net::{
 };
 use rustix::pipe::PipeFlags;
 
+pub(crate) use cgroup::{Killed, PoolCgroup, WorkerCgroup};
 pub(crate) use proc::{open_files, usage};
 
 /// Wanted size of a port's socket buffers in bytes; the kernel caps it at `net.core.wmem_max`.

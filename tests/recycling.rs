@@ -87,7 +87,8 @@ async fn one_that_takes_too_much_memory_is_killed_and_its_caller_told() {
         let error = pool.call::<()>("hoard", ()).await.unwrap_err();
         let Error::WorkerDied(death) = &error else { panic!("{error:?}") };
         let Ended::Memory { resident, limit } = death.ended else { panic!("{error:?}") };
-        assert!(resident > limit && limit == LIMIT, "{error}");
+        // In a cgroup it comes to the limit, give or take some pages; one that is watched is over it when that is seen.
+        assert!(resident > limit - (1 << 20) && limit == LIMIT, "{error}");
         assert_eq!(death.exit, Exit::Signal(9));
         assert!(error.to_string().contains("the limit is 256 MiB"), "{error}");
         assert!(error.may_have_run() && !error.is_retryable());

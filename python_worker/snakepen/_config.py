@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._cgroup import Cgroups
 from ._request import Place
 
 TYPE_CHECKING = False
@@ -13,6 +14,7 @@ class Config:
     """The pool's settings, from `configure`. Raises KeyError for a missing one."""
 
     __slots__ = (
+        "cgroups",
         "expose",
         "fresh",
         "handlers",
@@ -36,6 +38,8 @@ class Config:
         self.max_frame: int = raw["max_frame"]
         self.log_level: int = raw["log_level"]
         self.reuse_after_cancel: bool = raw.get("reuse_after_cancel", False)
+        cgroup = raw.get("cgroup")
+        self.cgroups = Cgroups(cgroup) if cgroup else None
 
 
 class Descriptors:
@@ -54,9 +58,10 @@ class Descriptors:
 class Birth:
     """All that a worker starts from."""
 
-    __slots__ = ("config", "descriptors", "place")
+    __slots__ = ("cgroup", "config", "descriptors", "place")
 
-    def __init__(self, config: Config, place: Place, descriptors: Descriptors) -> None:
+    def __init__(self, config: Config, place: Place, descriptors: Descriptors, cgroup: str | None = None) -> None:
+        self.cgroup = cgroup
         self.config = config
         self.place = place
         self.descriptors = descriptors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _fork, _json
+from . import _cgroup, _fork, _json
 from ._config import Birth, Config, Descriptors
 from ._request import Place
 
@@ -34,6 +34,7 @@ def spawn(birth: Birth) -> int:
             "slot": place.slot,
             "epoch": place.epoch,
             "launcher": os.getpid(),
+            "cgroup": birth.cgroup,
         }
         with open(note, "wb", closefd=False) as file:
             file.write(_json.dumps(text))
@@ -69,6 +70,8 @@ def receive() -> Birth:
     with open(_BIRTH, "rb") as file:
         file.seek(0)
         text = _json.loads(file.read())
+    if text["cgroup"] is not None:
+        _cgroup.enter(text["cgroup"])
     _linux.die_with_parent(text["launcher"])
     own = (_PORT, _DUMP, _STATUS)
     _fork.close_all_but({0, 1, 2, *own})

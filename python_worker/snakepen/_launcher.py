@@ -8,7 +8,7 @@ import os
 import sys
 from select import POLLIN, poll
 
-from . import _errors, _fork, _linux, _startup, _worker
+from . import _cgroup, _errors, _fork, _linux, _startup, _worker
 from ._config import Birth, Config, Descriptors
 from ._control import BadMessage, Control, close_all
 from ._request import Place
@@ -63,6 +63,7 @@ class Launcher:
         self._pid = os.getpid()
         self._workers: set[int] = set()
         self._config: Config
+        self._cgroups: _cgroup.Cgroups | None = None
         self._preloaded: set[int] = set()
         self._wake = -1
         self._wake_end = -1
@@ -101,6 +102,7 @@ class Launcher:
             raise BadMessage(f"expected configure of version {VERSION}, got {message!r:.200}")
         try:
             config = self._config = Config(message["config"])
+            self._cgroups = config.cgroups
         except (KeyError, TypeError) as error:
             self._fail("configure", None, error)
         _startup.replace_main()
@@ -179,11 +181,14 @@ class Launcher:
     def _spawn(self, message: dict[str, Any], fds: list[int]) -> Birth | None:
         token: int = message["token"]
         pid = -1
+        cgroup: str | None = None
         try:
             if len(fds) != 5:
                 raise ValueError(f"{len(fds)} descriptors came with the spawn, not 5")
             place = Place(self._config.pool, message["worker"], message["slot"], message["epoch"])
-            birth = Birth(self._config, place, Descriptors(*fds))
+            if self._cgroups is not None:
+                cgroup = self._cgroups.make(place.slot, place.epoch)
+            birth = Birth(self._config, place, Descriptors(*fds), cgroup)
             _startup.flush_output()
             if self._config.fresh:
                 from . import _fresh
@@ -198,6 +203,8 @@ class Launcher:
             if pid > 0:
                 _kill_group(pid)
                 os.waitpid(pid, 0)
+            if cgroup is not None:
+                _cgroup.discard(cgroup)
             self._control.send({"op": "spawn_failed", "token": token, "message": f"{type(error).__name__}: {error}"})
             return None
         self._workers.add(pid)
@@ -228,6 +235,9 @@ class Launcher:
 
     def _begin_worker(self, birth: Birth) -> None:
         try:
+            # First of all: what it takes before is charged to the launcher's cgroup, and stays so.
+            if birth.cgroup is not None:
+                _cgroup.enter(birth.cgroup)
             _fork.become_worker(self._pid, birth.descriptors, self._preloaded)
         except BaseException as error:
             # Never up from here: the launcher's ways of failing would kill the other workers.
@@ -271,6 +281,8 @@ class Launcher:
 
     def _leave(self) -> NoReturn:
         self._kill_workers()
+        if self._cgroups is not None:
+            self._cgroups.leave()
         atexit._run_exitfuncs()
         _startup.flush_output()
         os._exit(0)
@@ -278,6 +290,8 @@ class Launcher:
     def _end(self) -> NoReturn:
         """Rust is gone, in whatever way. So is this process's own group, with what preloaded modules started."""
         self._kill_workers()
+        if self._cgroups is not None:
+            self._cgroups.remove()
         if os.getpgrp() == self._pid:
             os.killpg(0, signal.SIGKILL)
         os._exit(0)

@@ -15,6 +15,7 @@ use crate::launcher::task::{LauncherEnd, LauncherTask, Order};
 use crate::port::RemoteEnds;
 use crate::port::process::Child;
 use crate::shared::Shared;
+use crate::sys::WorkerCgroup;
 
 /// A worker process to be started.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(crate) struct SpawnOrder {
     /// The worker's name.
     pub(crate) worker: String,
     pub(crate) ends: RemoteEnds,
+    /// Where it is to be held to its memory limit.
+    pub(crate) cgroup: Option<WorkerCgroup>,
     pub(crate) reply: oneshot::Sender<Result<Child, StartError>>,
 }
 

@@ -172,10 +172,11 @@ fn the_launcher_is_told_everything() {
         .preload(["re"])
         .fresh_interpreter(true)
         .max_frame(4096)
+        .memory_limit(1 << 30)
         .check()
         .unwrap();
     let second = std::env::current_dir().unwrap().join("second");
-    let mut told = config.for_launcher().unwrap();
+    let mut told = config.for_launcher(Some(Path::new("/cgroups/demo"))).unwrap();
     let level = told.as_object_mut().unwrap().remove("log_level").unwrap();
     assert!(level.as_u64().is_some_and(|level| level % 10 == 0), "{level}");
     let expected = json!({
@@ -187,8 +188,10 @@ fn the_launcher_is_told_everything() {
         "fresh": true,
         "reuse_after_cancel": false,
         "max_frame": 4096,
+        "cgroup": {"directory": "/cgroups/demo", "memory": 1 << 30},
     });
     assert_eq!(told, expected);
+    assert_eq!(config.for_launcher(None).unwrap()["cgroup"], Value::Null);
 }
 
 #[test]
@@ -196,6 +199,6 @@ fn a_path_that_json_cannot_carry_is_an_error() {
     use std::os::unix::ffi::OsStringExt;
     let odd = PathBuf::from(OsString::from_vec(b"/caf\xe9".to_vec()));
     let config = builder().path(odd).check().unwrap();
-    let error = config.for_launcher().unwrap_err();
+    let error = config.for_launcher(None).unwrap_err();
     assert!(error.to_string().contains("not UTF-8"), "{error}");
 }

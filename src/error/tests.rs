@@ -247,6 +247,12 @@ fn each_end_reads_as_a_sentence() {
             Ended::Protocol("frame of unknown kind 7".to_owned()),
             "worker w was killed by SIGKILL because it broke the protocol: frame of unknown kind 7",
         ),
+        (
+            // The kernel kills before the limit is passed, here by one page.
+            Exit::Signal(9),
+            Ended::Memory { resident: (256 << 20) - 4096, limit: 256 << 20 },
+            "worker w was killed by SIGKILL because it held 256 MiB of memory, the limit is 256 MiB",
+        ),
     ] {
         assert_eq!(sentence(exit, ended), expected);
     }
@@ -280,6 +286,18 @@ fn a_failed_start_carries_what_python_said() {
         text.contains("loading its handlers")
             && text.contains("30s")
             && text.contains("startup_timeout")
+    );
+
+    let error = StartError::Memory {
+        what: "worker demo/worker/0".to_owned(),
+        held: 64 << 20,
+        limit: 64 << 20,
+    };
+    let text = error.to_string();
+    assert!(text.starts_with("worker demo/worker/0 was killed before it was ready"), "{text}");
+    assert!(
+        text.ends_with("held 64 MiB of memory, the limit is 64 MiB (`memory_limit`)"),
+        "{text}"
     );
 }
 

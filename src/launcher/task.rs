@@ -19,7 +19,7 @@ use crate::error::{Exit, StartError};
 use crate::port::output::Source;
 use crate::port::process::Child;
 use crate::shared::Shared;
-use crate::sys::{self, Process};
+use crate::sys::{self, PoolCgroup, Process, WorkerCgroup};
 use crate::wire;
 
 /// At most so many spawns are under way: each has five descriptors in flight, which the kernel counts.
@@ -90,12 +90,15 @@ enum Leave {
 
 type Reply = oneshot::Sender<Result<Child, StartError>>;
 
+/// A spawn that the launcher has been told of: who waits for it, and the cgroup that is made for it.
+type UnderWay = (Reply, Option<WorkerCgroup>);
+
 /// Spawns and exits that somebody waits for.
 #[derive(Default)]
 struct Book {
     next_token: u64,
     waiting: VecDeque<SpawnOrder>,
-    under_way: HashMap<u64, Reply>,
+    under_way: HashMap<u64, UnderWay>,
     exits: HashMap<i32, oneshot::Sender<Exit>>,
 }
 
@@ -156,7 +159,8 @@ impl LauncherTask {
     }
 
     async fn ready(&mut self, launcher: &mut LauncherProcess) -> Result<(), NotReady> {
-        let config = self.shared.config.for_launcher()?;
+        let cgroup = self.shared.cgroup.as_ref().map(PoolCgroup::directory);
+        let config = self.shared.config.for_launcher(cgroup)?;
         let configure = ToLauncher::Configure { version: wire::VERSION, config };
         match launcher.send(&configure, &[]).await {
             // One that died at once has more to say than "broken pipe".
@@ -346,7 +350,7 @@ impl Book {
         while self.under_way.len() < UNDER_WAY
             && let Some(order) = self.waiting.pop_front()
         {
-            let SpawnOrder { slot, epoch, worker, ends, reply } = order;
+            let SpawnOrder { slot, epoch, worker, ends, cgroup, reply } = order;
             if reply.is_closed() {
                 continue;
             }
@@ -354,7 +358,7 @@ impl Book {
             let token = self.next_token;
             let message = ToLauncher::Spawn { token, slot, epoch, worker: &worker };
             send(launcher, &message, &ends.as_fds()).await?;
-            self.under_way.insert(token, reply);
+            self.under_way.insert(token, (reply, cgroup));
         }
         Ok(())
     }
@@ -362,7 +366,7 @@ impl Book {
     fn hear(&mut self, message: FromLauncher, fd: Option<OwnedFd>) -> Result<(), String> {
         match message {
             FromLauncher::Spawned { token, pid } => {
-                let Some(reply) = self.under_way.remove(&token) else {
+                let Some((reply, cgroup)) = self.under_way.remove(&token) else {
                     return Err(format!("spawned what nobody ordered (token {token})"));
                 };
                 let Some(pidfd) = fd else {
@@ -373,12 +377,12 @@ impl Book {
                 };
                 let (told, reports) = oneshot::channel();
                 self.exits.insert(pid, told);
-                let child = Child::new(Process::new(pid, pidfd), reports).map_err(system);
+                let child = Child::new(Process::new(pid, pidfd), cgroup, reports).map_err(system);
                 // A port that is gone: the child is dropped with the answer, and that kills it.
                 let _ = reply.send(child);
             }
             FromLauncher::SpawnFailed { token, message } => {
-                if let Some(reply) = self.under_way.remove(&token) {
+                if let Some((reply, _)) = self.under_way.remove(&token) {
                     let _ = reply.send(Err(StartError::System(message)));
                 }
             }

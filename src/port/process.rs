@@ -12,12 +12,14 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use crate::error::Exit;
-use crate::sys::{self, Process, Signal};
+use crate::sys::{self, Process, Signal, WorkerCgroup};
 
-/// A process that the launcher started. Dropping it kills its group: half-started ones are undone that way.
+/// A process that the launcher started. Dropping it kills its group, and all in its cgroup: half-started ones are undone
+/// that way.
 #[derive(Debug)]
 pub(crate) struct Child {
     process: Process,
+    cgroup: Option<WorkerCgroup>,
     pidfd: AsyncFd<OwnedFd>,
     reports: oneshot::Receiver<Exit>,
     report: Option<Result<Exit, LauncherGone>>,
@@ -29,7 +31,11 @@ pub(crate) struct Child {
 pub(crate) struct LauncherGone;
 
 impl Child {
-    pub(crate) fn new(process: Process, reports: oneshot::Receiver<Exit>) -> io::Result<Self> {
+    pub(crate) fn new(
+        process: Process,
+        cgroup: Option<WorkerCgroup>,
+        reports: oneshot::Receiver<Exit>,
+    ) -> io::Result<Self> {
         let watched = process
             .duplicate()
             .and_then(|pidfd| sys::watch(pidfd, Interest::READABLE))
@@ -37,11 +43,24 @@ impl Child {
                 // One that cannot be watched is not kept.
                 let _ = process.kill_group();
             });
-        Ok(Self { pidfd: watched?, process, reports, report: None, ended: false })
+        Ok(Self { pidfd: watched?, process, cgroup, reports, report: None, ended: false })
     }
 
     pub(crate) fn pid(&self) -> i32 {
         self.process.pid()
+    }
+
+    /// The cgroup that holds it to its memory limit.
+    pub(crate) fn cgroup(&self) -> Option<&WorkerCgroup> {
+        self.cgroup.as_ref()
+    }
+
+    /// Gives up its cgroup if it is not in it, as that could not be made, or entered; whether that was so.
+    pub(crate) fn give_up_cgroup(&mut self) -> bool {
+        let pid = self.pid();
+        // One that was killed at its limit was in it.
+        let never_held = |it: &mut WorkerCgroup| !it.holds(pid) && it.killed().is_none();
+        self.cgroup.take_if(never_held).is_some()
     }
 
     /// Ready when the process has ended, or when the launcher that would tell is gone.

@@ -10,7 +10,7 @@ fn shared() -> Arc<Shared> {
     let name = format!("request-tests/{}", SERIAL.fetch_add(1, Ordering::Relaxed));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let sessions = runtime.block_on(SessionStore::of_pool(name)).unwrap();
-    Arc::new(Shared::new(crate::config::tests::config(2, 3), sessions))
+    Arc::new(Shared::new(crate::config::tests::config(2, 3), None, sessions))
 }
 
 fn ticket(shared: &Arc<Shared>, id: u64) -> (Ticket, oneshot::Receiver<Answer>) {

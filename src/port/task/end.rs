@@ -37,6 +37,7 @@ impl PortTask {
         self.shared.board.stopping(slot, epoch);
         self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
         self.return_unread().await;
+        let busy = !live.is_free();
         let mut leave = leave;
         let mut turn = None;
         if let Some(mut cancelling) = live.cancelling.take() {
@@ -47,8 +48,13 @@ impl PortTask {
                 *grace = cancelling.left().min(*grace);
             }
         }
-        let (exit, ended) = self.exit(&mut live, leave).await;
+        let (exit, mut ended) = self.exit(&mut live, leave).await;
         drop(turn);
+        if matches!(ended, Ended::Itself | Ended::ClosedPort | Ended::Launcher)
+            && let Some((resident, limit)) = self.over_limit(&live)
+        {
+            ended = Ended::Memory { resident, limit };
+        }
         for frame in live.port.drain(self.source(live.running())) {
             self.last_frame(&mut live, &frame);
         }
@@ -63,6 +69,10 @@ impl PortTask {
             | Ended::Protocol(_)
             | Ended::Unhealthy
             | Ended::Suspended => PortEnd::Died { uptime: uptime.unwrap_or_default(), message },
+            // No call is to blame, and its replacement would do the same.
+            Ended::Memory { .. } if !busy => {
+                PortEnd::Died { uptime: uptime.unwrap_or_default(), message }
+            }
             _ => PortEnd::Intended,
         }
     }

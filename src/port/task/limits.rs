@@ -7,7 +7,7 @@ use crate::actors::worker::WorkerMsg;
 use crate::config::WorkerLimits;
 use crate::error::Ended;
 use crate::request::Why;
-use crate::sys;
+use crate::sys::{self, Killed};
 
 /// So often a worker is looked at while a call runs.
 const LOOK: Duration = Duration::from_millis(50);
@@ -55,7 +55,7 @@ impl PortTask {
     /// A call begins.
     pub(super) fn meter_begin(&self, live: &mut Live) {
         let limits = &self.shared.config.worker_limits;
-        if limits.memory.is_some() || limits.cpu.is_some() {
+        if self.watched_memory(live).is_some() || limits.cpu.is_some() {
             live.meter.look_at = Some(Instant::now() + LOOK);
         }
         if limits.cpu.is_some() {
@@ -98,7 +98,7 @@ impl PortTask {
         live.meter.look_at = Some(now + LOOK);
         // One that is gone has said so.
         let usage = sys::usage(self.pid).ok()?;
-        if let Some(limit) = limits.memory.filter(|limit| usage.resident > *limit) {
+        if let Some(limit) = self.watched_memory(live).filter(|limit| usage.resident > *limit) {
             return Some(Leave::Kill(Ended::Memory { resident: usage.resident, limit }));
         }
         let used = usage.cpu.saturating_sub(live.meter.cpu);
@@ -106,6 +106,25 @@ impl PortTask {
             self.cancel(live, Why::Cpu(used));
         }
         None
+    }
+
+    /// The limit on its memory, where the kernel does not see to that.
+    fn watched_memory(&self, live: &Live) -> Option<u64> {
+        self.shared.config.worker_limits.memory.filter(|_| live.child.cgroup().is_none())
+    }
+
+    /// What it held in bytes, and its limit, if the kernel has killed it for that.
+    pub(super) fn over_limit(&self, live: &Live) -> Option<(u64, u64)> {
+        match live.child.cgroup()?.killed()? {
+            Killed::OverLimit { held } => Some((held, self.shared.config.worker_limits.memory?)),
+            Killed::OutOfMemory => {
+                tracing::error!(
+                    worker = self.name,
+                    "killed by the kernel below its `memory_limit`: the machine, or a cgroup above, is out of memory"
+                );
+                None
+            }
+        }
     }
 
     fn ask_to_recycle(&self, live: &mut Live) {

@@ -17,12 +17,14 @@ impl PortTask {
     pub(super) async fn start(&mut self) -> Result<Live, StartError> {
         let system = |error: std::io::Error| StartError::System(error.to_string());
         let (mut port, ends) = Port::open(self.shared.config.limits.max_frame).map_err(system)?;
+        let cgroup = self.shared.cgroup.as_ref().map(|pool| pool.worker(self.slot, self.epoch));
         let (reply, mut spawned) = oneshot::channel();
         let order = SpawnOrder {
             slot: self.slot,
             epoch: self.epoch,
             worker: self.name.clone(),
             ends,
+            cgroup,
             reply,
         };
         let name = self.name.clone();
@@ -65,7 +67,10 @@ impl PortTask {
         let timeout = self.shared.config.limits.startup_timeout;
         let ready = tokio::time::timeout(timeout, self.ready(&mut live)).await;
         let error = match ready {
-            Ok(Ok(())) => return Ok(live),
+            Ok(Ok(())) => {
+                self.check_cgroup(&mut live);
+                return Ok(live);
+            }
             Ok(Err(error)) => error,
             Err(_) => StartError::Timeout {
                 what: format!("worker {} (loading its handlers)", self.name),
@@ -76,6 +81,16 @@ impl PortTask {
         let _ = live.child.exit(REPORT).await;
         live.port.drain(self.source(0));
         Err(error)
+    }
+
+    /// One that could not be put into its cgroup serves all the same, and is watched: the launcher has said why.
+    fn check_cgroup(&self, live: &mut Live) {
+        if live.child.give_up_cgroup() {
+            tracing::warn!(
+                worker = self.name,
+                "no cgroup of its own: its resident size is watched"
+            );
+        }
     }
 
     /// Waits until the worker has said READY.
@@ -139,11 +154,11 @@ impl PortTask {
                 return error;
             }
         }
-        StartError::Exited {
-            what: format!("worker {}", self.name),
-            exit,
-            stderr: live.port.stderr_tail(),
+        let what = format!("worker {}", self.name);
+        if let Some((held, limit)) = self.over_limit(live) {
+            return StartError::Memory { what, held, limit };
         }
+        StartError::Exited { what, exit, stderr: live.port.stderr_tail() }
     }
 
     fn broke_protocol(&self, error: &ProtocolError) -> StartError {
