@@ -39,6 +39,7 @@ _MAX_FRAMES = 100
 _MAX_STACK = 32 * 1024
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_CONTRIB = os.path.join(_HERE, "contrib", "")  # handlers like the user's
 
 
 class Cancelled(BaseException):
@@ -247,7 +248,10 @@ class Cancellation:
                 # Right there only a function without frames can be at work. An `async def` has returned, or is about to
                 # be called: interrupted here, its coroutine would never be awaited.
                 return at is frame and _handlers.is_async(_handlers.table.get(request.handler))
-            if code.co_name == "__del__" or code.co_filename.startswith((_HERE, "<frozen importlib")):
+            file = code.co_filename
+            if code.co_name == "__del__" or file.startswith("<frozen importlib"):
+                return True
+            if file.startswith(_HERE) and not file.startswith(_CONTRIB):
                 return True
             at = at.f_back
         return False
