@@ -43,6 +43,8 @@ fn worker(module: &str, directory: &Path) -> Command {
     ];
     let mut command = Command::new(python());
     command
+        // Starts in half the time.
+        .arg("-S")
         .arg(root.join("tests/naive/worker.py"))
         .arg(module)
         .env("PYTHONPATH", std::env::join_paths(path).unwrap())
@@ -387,7 +389,7 @@ async fn s15_s16_a_limit_does_not_count_the_queue_and_what_has_expired_there_run
 /// The line that is being read is lost, and the rest of it is the next call's answer.
 #[tokio::test]
 async fn s15a_a_timeout_in_the_middle_of_an_answer_spoils_the_next() {
-    const SIZE: usize = 16 << 20;
+    const SIZE: usize = 8 << 20;
     let start = Instant::now();
     let (mut low, mut high) = (Duration::ZERO, Duration::from_millis(200));
     loop {
@@ -450,14 +452,14 @@ async fn s15d_s27_a_forked_child_hides_the_end_of_its_worker() {
 /// The worker writes an answer that nobody reads, and its host a request that it does not read.
 #[tokio::test]
 async fn s15e_after_a_timeout_large_frames_deadlock() {
-    const SIZE: usize = 8 << 20;
+    const SIZE: usize = 4 << 20;
     let text = "ab".repeat(SIZE / 2);
     let subject = Subject::start("large", 1);
     let worker: i32 = subject.call("pid", NONE).await.unwrap();
     let start = Instant::now();
     assert_eq!(subject.call::<String>("swap", (&text, SIZE)).await.as_ref(), Ok(&text));
-    // Many times what it takes.
-    let enough = 4 * start.elapsed();
+    // More than it takes.
+    let enough = 3 * start.elapsed();
     let given_up = subject.pool().call::<String>("give", [SIZE], Duration::ZERO).await;
     assert_eq!(given_up, Err(Error::Timeout));
     let large = subject.pool().call::<String>("swap", (&text, SIZE), enough).await;
@@ -716,6 +718,7 @@ async fn s08_replacing_lets_nothing_clean_up() {
     let files = [subject.file("started"), subject.file("ended")];
     while !files[0].exists() {
         // On a busy machine it may not have come to its `try`.
+        subject.call::<i32>("pid", NONE).await.unwrap();
         assert_eq!(subject.call_shortly::<()>("tidy", &files).await, Err(Error::Timeout));
     }
     let worker = told(&files[0]).await.parse().unwrap();
@@ -729,6 +732,7 @@ async fn s01_s02_replacing_leaves_what_the_worker_has_started() {
     let spins = subject.file("spins");
     while !spins.exists() {
         // On a busy machine it may not have started them.
+        subject.call::<i32>("pid", NONE).await.unwrap();
         let answer = subject.call_shortly::<()>("spin_beside_children", [&spins]).await;
         assert_eq!(answer, Err(Error::Timeout));
     }
@@ -805,9 +809,9 @@ async fn s15_a_limit_holds_while_the_call_runs() {
 
 #[tokio::test]
 async fn s15e_megabytes_go_both_ways() {
-    let text = "ab".repeat(4 << 20);
+    let text = "ab".repeat(2 << 20);
     let subject = Subject::start("large", 2);
-    let calls = (0..4).map(|_| subject.call::<String>("swap", (&text, text.len())));
+    let calls = (0..3).map(|_| subject.call::<String>("swap", (&text, text.len())));
     let answers = within(LIMIT, "large frames both ways", join_all(calls)).await;
     assert!(answers.iter().all(|answer| answer.as_ref() == Ok(&text)));
 }
