@@ -139,6 +139,12 @@ impl Subject {
         self.mark.processes()
     }
 
+    /// The same, once there are so many: a process that was just started has no environment for a moment.
+    async fn all(&self, count: usize) -> Vec<i32> {
+        eventually("all processes are there", || self.processes().len() == count).await;
+        self.processes()
+    }
+
     fn starts(&self) -> usize {
         self.starts.load(Ordering::Relaxed)
     }
@@ -244,20 +250,24 @@ async fn s02_what_a_worker_has_started_outlives_the_pool() {
 async fn s05_what_a_handler_file_has_started_outlives_a_pool_that_is_stopped_while_it_starts() {
     let source = "import subprocess, time\nsubprocess.Popen(['sleep', '1000'])\ntime.sleep(1000)\n";
     let mut subject = Subject::made(source, 2);
-    eventually("both load, and have started a process", || subject.processes().len() == 4).await;
+    // Both load, and have started a process.
+    subject.all(4).await;
     subject.drop_pool();
-    eventually("the workers are gone", || subject.processes().len() == 2).await;
-    for pid in subject.processes() {
-        assert!(fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().starts_with("sleep"));
-    }
+    let sleeps = |pid: &i32| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep"))
+    };
+    eventually("the workers are gone, and what they have started is not", || {
+        let left = subject.processes();
+        left.len() == 2 && left.iter().all(sleeps)
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn s06_a_pool_of_64_is_still_there_when_it_is_dropped() {
     let mut subject = Subject::start("basic", 64);
     // Started, which does not mean that any of them could take a call.
-    let pids = subject.processes();
-    assert_eq!(pids.len(), 64);
+    let pids = subject.all(64).await;
     subject.drop_pool();
     let left = pids.iter().filter(|&&pid| state(pid).is_some()).count();
     assert!(left > 0, "a destructor cannot wait");
@@ -342,8 +352,7 @@ async fn s11_an_idle_worker_that_was_killed_costs_a_call_and_nobody_tells_the_si
 async fn s12_nothing_that_was_killed_is_replaced_before_it_has_cost_a_call() {
     let subject = Subject::start("basic", 4);
     for round in 1..=4 {
-        eventually("all are there", || subject.processes().len() == 4).await;
-        for pid in subject.processes() {
+        for pid in subject.all(4).await {
             kill(pid, 9);
             is_dead(pid).await;
         }
@@ -616,7 +625,7 @@ async fn s25_a_broken_handler_file_makes_a_pool_that_was_started() {
 async fn s26_a_handler_file_that_never_loads_is_a_call_that_times_out() {
     let source = "import time\nopen(f'{__file__}.loads', 'a').close()\ntime.sleep(1000)\n";
     let subject = Subject::made(source, 1);
-    let worker = subject.processes()[0];
+    let worker = subject.all(1).await[0];
     for _ in 0..3 {
         // Not a word of its start.
         assert_eq!(subject.call_shortly::<()>("any", NONE).await, Err(Error::Timeout));
@@ -781,7 +790,7 @@ async fn s26_replacing_starts_a_worker_for_each_call() {
 #[tokio::test]
 async fn s03_dropping_one_pool_leaves_the_other_alone() {
     let (mut one, other) = (Subject::start("holding", 2), Subject::start("holding", 2));
-    let before = other.processes();
+    let before = other.all(2).await;
     let files = [other.file("started"), other.file("release")];
     let running = other.call::<i32>("hold", &files);
     let (answer, ()) = tokio::join!(running, async {
