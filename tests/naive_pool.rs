@@ -265,7 +265,7 @@ async fn s05_what_a_handler_file_has_started_outlives_a_pool_that_is_stopped_whi
 
 #[tokio::test]
 async fn s06_a_pool_of_64_is_still_there_when_it_is_dropped() {
-    let mut subject = Subject::start("basic", 64);
+    let mut subject = Subject::made("", 64);
     // Started, which does not mean that any of them could take a call.
     let pids = subject.all(64).await;
     subject.drop_pool();
