@@ -1,7 +1,7 @@
 //! Scenarios 2 and 27: a handler that changes its process, or starts others, harms neither the next call nor the pool's end.
 //!
-//! A naive worker answers the next call from another directory's files, dies of somebody's alarm in its own loop, or cannot
-//! be stopped because a handler ignores TERM.
+//! A naive worker dies of somebody's alarm in its own loop, and fails the next call with it, or cannot be stopped because a
+//! handler ignores TERM.
 
 mod common;
 
