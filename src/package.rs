@@ -35,6 +35,7 @@ files!(
     "_connection.py",
     "_control.py",
     "_diagnosis.py",
+    "_directory.py",
     "_errors.py",
     "_fork.py",
     "_fresh.py",
