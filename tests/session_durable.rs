@@ -197,34 +197,38 @@ async fn fill(path: &Path) {
     let store = open(path).await;
     let session = store.session("s").unwrap();
     let value = |byte: u8| Value::Bytes(Bytes::from(vec![byte; 50_000]));
-    let mut acknowledged = 0_u8;
+    // What is written at once may be of one transaction, or of several.
+    let mut acknowledged = Vec::new();
     let error = loop {
+        let round = u8::try_from(acknowledged.len() / 4).unwrap();
         let puts = (0..4).map(|number| {
-            let (session, key) = (session.clone(), format!("{acknowledged}-{number}"));
-            async move { session.put_value(&key, value(acknowledged)).await }
+            let (session, key) = (session.clone(), format!("{round}-{number}"));
+            async move { (session.put_value(&key, value(round)).await, key) }
         });
-        let done = join_all(puts).await;
-        match done.iter().find_map(|done| done.as_ref().err()) {
-            None => acknowledged += 1,
-            Some(error) => {
-                assert!(done.iter().all(Result::is_err), "part of a transaction: {done:?}");
-                break error.clone();
+        let mut failed = None;
+        for (done, key) in join_all(puts).await {
+            match done {
+                Ok(_) => acknowledged.push(key),
+                Err(error) => failed = Some(error),
             }
         }
+        if let Some(error) = failed {
+            break error;
+        }
     };
-    assert!(acknowledged > 0);
+    assert!(acknowledged.len() > 4);
     let SessionError::Write { path: named, .. } = &error else { panic!("{error}") };
     assert_eq!(named, path);
     // Nothing of it is there, what was there is, and no more is taken.
-    let expected = usize::from(acknowledged) * 4;
-    assert_eq!(session.keys().await.unwrap().len(), expected);
-    assert_eq!(store.stats().await.unwrap().values, expected as u64);
+    acknowledged.sort();
+    assert_eq!(session.keys().await.unwrap(), acknowledged);
+    assert_eq!(store.stats().await.unwrap().values, acknowledged.len() as u64);
     let error = session.put("small", &1).await.unwrap_err();
     assert!(error.to_string().contains("until it is opened again"), "{error}");
     assert_eq!(session.get::<u8>("small").await.unwrap(), None);
     assert!(session.get_value("0-0").await.unwrap().is_some());
     store.close().await.unwrap();
-    fs::write(host::shared_file("acknowledged"), acknowledged.to_string()).unwrap();
+    fs::write(host::shared_file("acknowledged"), acknowledged.join("\n")).unwrap();
 }
 
 #[tokio::test]
@@ -247,14 +251,12 @@ async fn a_full_disk_fails_writers_and_loses_nothing() {
     let ended = tokio::task::spawn_blocking(move || child.wait());
     assert!(within(LIMIT, "the host", ended).await.unwrap().unwrap().success());
     let acknowledged = fs::read_to_string(directory.path().join("acknowledged")).unwrap();
-    let acknowledged: u8 = acknowledged.parse().unwrap();
     let store = open(&path).await;
     let session = store.session("s").unwrap();
-    for round in 0..acknowledged {
-        for number in 0..4 {
-            let found = session.get_value(&format!("{round}-{number}")).await.unwrap().unwrap().0;
-            assert_eq!(found, Value::Bytes(Bytes::from(vec![round; 50_000])));
-        }
+    for key in acknowledged.lines() {
+        let found = session.get_value(key).await.unwrap().unwrap().0;
+        let round = key.split_once('-').unwrap().0.parse().unwrap();
+        assert_eq!(found, Value::Bytes(Bytes::from(vec![round; 50_000])));
     }
     session.put("small", &1).await.unwrap();
     store.close().await.unwrap();
