@@ -106,7 +106,8 @@ pub enum SessionError {
         message: String,
     },
 
-    /// A write could not be made durable: nothing of it is applied, or will be. Reads go on.
+    /// A write could not be made durable, and is not applied. Reads go on, writes do not until the store is opened again. It
+    /// finds the write then or not: nobody can tell what a failing disk has kept.
     #[error("session: {}: the write failed and is not applied: {message}", path.display())]
     Write {
         /// The file.
@@ -151,9 +152,7 @@ impl SessionError {
     /// reason may pass by itself.
     pub fn is_retryable(&self) -> bool {
         match self {
-            SessionError::Full { .. }
-            | SessionError::Contended { .. }
-            | SessionError::Write { .. } => true,
+            SessionError::Full { .. } | SessionError::Contended { .. } => true,
             SessionError::Unavailable { may_have_applied, .. } => !may_have_applied,
             SessionError::Config { .. }
             | SessionError::NameTaken { .. }
@@ -164,6 +163,7 @@ impl SessionError {
             | SessionError::Encode { .. }
             | SessionError::Decode { .. }
             | SessionError::File { .. }
+            | SessionError::Write { .. }
             | SessionError::Server { .. }
             | SessionError::Closed { .. } => false,
         }
