@@ -306,3 +306,24 @@ async fn the_end_of_a_worker_in_the_middle() {
     }
     finish(pool).await;
 }
+
+/// The package is interrupted nowhere; what it calls of the user's is.
+#[tokio::test]
+async fn what_a_session_calls_back_is_cancelled() {
+    let pool = sessions().workers(1).cancel_grace(LIMIT).start().await.unwrap();
+    for handler in ["slow_update", "slow_build"] {
+        let files = tempfile::tempdir().unwrap();
+        let (started, ended) = (files.path().join("started"), files.path().join("ended"));
+        let mut call = pool.session("s").call::<()>(handler, (&started, &ended)).timeout(LIMIT);
+        let cancel = call.cancel_handle();
+        let call = tokio::spawn(call.into_future());
+        eventually("it has begun", || started.exists()).await;
+        cancel.cancel();
+        let error = within(LIMIT, "the call", call).await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Cancelled { .. }), "{error:?}");
+        eventually("it has cleaned up", || ended.exists()).await;
+        let facts: Vec<String> = pool.session(handler).call("remember", "a").await.unwrap();
+        assert_eq!(facts, ["a"]);
+    }
+    finish(pool).await;
+}

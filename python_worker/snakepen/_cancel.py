@@ -39,7 +39,8 @@ _MAX_FRAMES = 100
 _MAX_STACK = 32 * 1024
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_CONTRIB = os.path.join(_HERE, "contrib", "")  # handlers like the user's
+_CALLS_BACK = (os.path.join(_HERE, "contrib", ""), _HERE + "_session.py", _HERE + "_programs.py")
+"""Of the package, what is like the user's code, or runs it, and is never in the middle of anything by itself."""
 
 
 class Cancelled(BaseException):
@@ -251,7 +252,7 @@ class Cancellation:
             file = code.co_filename
             if code.co_name == "__del__" or file.startswith("<frozen importlib"):
                 return True
-            if file.startswith(_HERE) and not file.startswith(_CONTRIB):
+            if file.startswith(_HERE) and not file.startswith(_CALLS_BACK):
                 return True
             at = at.f_back
         return False

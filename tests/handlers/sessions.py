@@ -210,3 +210,34 @@ def at_exit() -> None:
 
     session = snakepen.session()
     atexit.register(lambda: session.put("last words", os.getpid()))
+
+
+@snakepen.handler
+def slow_update(started: str, ended: str) -> None:
+    def change(_old: Any) -> None:
+        with open(started, "w"):
+            pass
+        try:
+            time.sleep(1000)
+        finally:
+            with open(ended, "w"):
+                pass
+
+    snakepen.session().update("slow", change)
+
+
+@snakepen.handler
+def slow_build(started: str, ended: str) -> None:
+    def build(_program: snakepen.Program) -> None:
+        with open(started, "w"):
+            pass
+        try:
+            time.sleep(1000)
+        finally:
+            with open(ended, "w"):
+                pass
+
+    programs = snakepen.session().programs
+    if programs.get("slow") is None:
+        programs.create("slow", "slow", None)
+    programs.built("slow", build)
