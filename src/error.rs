@@ -266,8 +266,8 @@ impl Error {
     /// pass by itself.
     pub fn is_retryable(&self) -> bool {
         let may_pass = match self {
-            Error::Start(_)
-            | Error::Saturated { .. }
+            Error::Start(error) => error.may_pass(),
+            Error::Saturated { .. }
             | Error::Timeout { .. }
             | Error::WorkerDied(_)
             | Error::CircuitOpen { .. }
@@ -304,7 +304,9 @@ fn mib(bytes: u64) -> u64 {
 
 fn stack(stage: Stage, python_stack: &str) -> String {
     match (stage, python_stack.trim_end()) {
-        (Stage::Queue, _) => "; no worker was free for it".to_owned(),
+        (Stage::Queue, _) => {
+            "; it had not begun: no worker was free for it, or its turn had not come".to_owned()
+        }
         (Stage::Run, "") => "; its Python stack could not be had in time".to_owned(),
         (Stage::Run, stack) => format!("; Python was here:\n{stack}"),
     }
@@ -320,7 +322,10 @@ fn known_handlers(known: &[String]) -> String {
 }
 
 fn slots(workers: Option<usize>) -> String {
-    workers.map(|count| format!(": the slots are 0 to {}", count - 1)).unwrap_or_default()
+    match workers {
+        Some(count) => format!(": the slots are 0 to {}", count - 1),
+        None => ": a worker's name is `<pool>/worker/<slot>`, while its pool runs".to_owned(),
+    }
 }
 
 /// The exception, and below it the traceback if that says more.

@@ -55,6 +55,9 @@ class Cancelled(BaseException):
     """
 
 
+Cancelled.__module__ = "snakepen"
+
+
 class shield:
     """`with snakepen.shield():` puts a cancellation off until the block is left, the outermost if they are nested.
 

@@ -22,6 +22,9 @@ pub(super) const THREAD_VARIABLES: [&str; 5] = [
     "NUMEXPR_NUM_THREADS",
 ];
 
+/// A worker with nothing in it has some 10 MiB.
+const MIN_MEMORY: u64 = 16 << 20;
+
 /// Workers that are replaced faster than this do nothing else.
 const MIN_AGE: Duration = Duration::from_secs(1);
 
@@ -87,6 +90,10 @@ impl Builder {
         if self.preload.iter().any(String::is_empty) {
             return reject("preload", "a module's name is not empty");
         }
+        if let Some(path) = self.preload.iter().find(|name| name.contains('/')) {
+            let message = format!("`{path}` is a path: name a module, and its directory by `path`");
+            return Err(Error::Config { option: "preload", message });
+        }
         for (key, value) in &self.env {
             let (key, value) = (key.as_encoded_bytes(), value.as_encoded_bytes());
             if key.is_empty() || key.contains(&b'=') || key.contains(&0) || value.contains(&0) {
@@ -98,6 +105,12 @@ impl Builder {
         }
         if self.worker_limits.requests == Some(0) {
             return reject("max_requests", "a worker answers one call at least");
+        }
+        if self.worker_limits.memory.is_some_and(|bytes| bytes < MIN_MEMORY) {
+            return reject(
+                "memory_limit",
+                "less than 16 MiB, which Python itself needs: it counts bytes, as in `512 << 20`",
+            );
         }
         if self.worker_limits.age.is_some_and(|age| age < MIN_AGE) {
             return reject("max_age", "a worker lives for a second at least");
@@ -181,10 +194,17 @@ impl Handlers {
         }
         let path = absolute("handlers", text.into())?;
         if !path.is_file() {
-            return Err(Error::Config {
-                option: "handlers",
-                message: format!("there is no file {}", path.display()),
-            });
+            let file = path.with_extension("py");
+            let message = match () {
+                () if path.is_dir() => {
+                    format!("{} is a directory: name a Python file in it", path.display())
+                }
+                () if file.is_file() => {
+                    format!("there is no file {}: is it {}?", path.display(), file.display())
+                }
+                () => format!("there is no file {}", path.display()),
+            };
+            return Err(Error::Config { option: "handlers", message });
         }
         Ok(Handlers::File(path))
     }

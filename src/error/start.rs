@@ -95,3 +95,16 @@ pub enum StartError {
         what: String,
     },
 }
+
+impl StartError {
+    /// Whether another try may end otherwise though nobody has changed anything.
+    pub(super) fn may_pass(&self) -> bool {
+        !matches!(
+            self,
+            StartError::Python { .. }
+                | StartError::Interpreter { .. }
+                | StartError::UnsupportedPython(_)
+                | StartError::Package(_)
+        )
+    }
+}

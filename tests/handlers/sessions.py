@@ -118,7 +118,26 @@ def errors() -> list[list[str]]:
     tell(lambda: session.put("k", "x" * (2 << 20)))
     tell(lambda: snakepen.session("\x00").get("k"))
     tell(lambda: session.put("k", float("nan")))
+    wrong: Any = "1"
+    tell(lambda: session.compare_and_set("k", 1, wrong))
+    tell(lambda: session.compare_and_set("k", 1, True))
+    tell(lambda: session.compare_and_set("k", 1, 2**70))
+    wrong = 3
+    tell(lambda: session.programs.get(wrong))
+    tell(lambda: session.programs.delete(wrong))
+    tell(lambda: session.programs.create("p", wrong, 1))
+    tell(lambda: snakepen.Session(wrong))
+    tell(lambda: session.get("\ud800"))
     return seen
+
+
+@snakepen.handler
+def life() -> list[Any]:
+    session = snakepen.session("short")
+    session["k"] = 1
+    before = session.info()
+    assert session.expire() and not session.expire()
+    return [before, session.info()]
 
 
 @snakepen.handler
