@@ -95,7 +95,7 @@ pub enum Error {
     },
 
     /// The workers know no handler of this name.
-    #[error("run: no handler `{name}`; {}", known_handlers(known))]
+    #[error("run: no handler `{name}`; {}", known_handlers(name, known))]
     UnknownHandler {
         /// The name that was called.
         name: String,
@@ -312,8 +312,10 @@ fn stack(stage: Stage, python_stack: &str) -> String {
     }
 }
 
-fn known_handlers(known: &[String]) -> String {
-    if known.is_empty() {
+fn known_handlers(name: &str, known: &[String]) -> String {
+    if name.starts_with("dspy.") && !known.iter().any(|known| known.starts_with("dspy.")) {
+        "build the pool with `dspy()`".to_owned()
+    } else if known.is_empty() {
         "there are none: decorate functions with `@snakepen.handler`, or name them with `expose`"
             .to_owned()
     } else {

@@ -21,3 +21,7 @@ class ProgramError(RuntimeError):
 
 class NoSuchProgram(LookupError):
     """No program has this id."""
+
+
+for _error in (SignatureError, ConfigurationError, FieldError, ProgramError, NoSuchProgram):
+    _error.__module__ = "snakepen.contrib.dspy"  # where it is found

@@ -79,9 +79,11 @@ def _store(place: _places.Place, id: str, definition: Any, state: Any, about: An
             if present.kind != _programs.STORED_KIND:
                 raise ConfigurationError(f"program {id!r} isn't one of DSPy: its kind is {present.kind!r}")
             return programs.update(id, expected=present.version, definition=definition, state=state, metadata=about)
-        except Conflict:
+        except Conflict as conflict:
             if not replace:
-                raise
+                raise Conflict(
+                    f"there is a program {id!r} already: replace it (`replace`), or take another id", conflict.found
+                ) from None
 
 
 def execute(

@@ -96,6 +96,11 @@ def check(config: Any) -> LanguageModel:
         raise ConfigurationError(f"a language model's configuration is an object, not {type(config).__name__}")
     if not isinstance(config.get("model"), str):
         raise ConfigurationError('a language model\'s configuration names its "model", such as "openai/gpt-4o-mini"')
+    model: str = config["model"]
+    if model and model != "dummy" and "/" not in model:
+        raise ConfigurationError(
+            f'a "model" is a provider and a name, such as "openai/gpt-4o-mini", not {model!r:.100}'
+        )
     if objects := sorted(_OBJECTS.intersection(config)):
         raise ConfigurationError(f"{objects} of a language model can't be configured: they are Python objects")
     refuse_secrets({key: value for key, value in config.items() if key != "answers"}, "lm")

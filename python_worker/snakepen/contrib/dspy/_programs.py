@@ -96,7 +96,11 @@ def fetch(id: str, places: list[Place]) -> tuple[Program, Place]:
 
 def missing(id: str, places: list[Place]) -> NoSuchProgram:
     where = {"session": "in this session", "global": "globally"}
-    return NoSuchProgram(f"there is no program {id!r} {' or '.join(where[place.scope] for place in places)}")
+    known = sorted({name for place in places for name in place.session.programs.list()})
+    return NoSuchProgram(
+        f"there is no program {id!r} {' or '.join(where[place.scope] for place in places)}; "
+        f"there are: {', '.join(map(repr, known[:20])) or 'none'}"
+    )
 
 
 # === Definitions
