@@ -181,14 +181,16 @@ rust_tests() {
     SNAKEPEN_PYTHON=$venv/bin/python cargo test --locked --no-fail-fast --features durable,redis
 }
 
-# With the bare interpreter: the examples need nothing but the standard library.
+# With the bare interpreter, as the examples need nothing but the standard library; those of DSPy with the environment's.
 examples() {
-    cargo build --locked --release --examples
-    local file name
+    cargo build --locked --release --examples --features durable
+    local file name interpreter
     for file in examples/*.rs; do
         name=$(basename "$file" .rs)
         printf '\n--- example %s\n' "$name"
-        SNAKEPEN_PYTHON=$python timeout 120 "$target/release/examples/$name"
+        interpreter=$python
+        [[ $name != dspy_* ]] || interpreter=$venv/bin/python
+        SNAKEPEN_PYTHON=$interpreter timeout 120 "$target/release/examples/$name"
     done
 }
 

@@ -2,6 +2,9 @@
 //!
 //! It outlives every actor. Slots only become more; the first so many are in use. A restarted pool actor rebuilds its idle and busy sets from it.
 
+mod sizes;
+mod views;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,10 +13,9 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::autoscale::Load;
-use crate::config::Config;
-use crate::error::{Ended, Error, Stage, StartError};
+use crate::error::{Error, Stage, StartError};
 use crate::port::Command;
-use crate::stats::{Failures, Quantiles, Stats, WorkerInfo, WorkerState};
+use crate::stats::{Failures, WorkerState};
 
 /// The longest duration that the histograms tell apart, in µs: an hour.
 const LONGEST: u64 = 3_600_000_000;
@@ -346,190 +348,6 @@ impl Board {
         self.news.notify_waiters();
     }
 
-    // === Sizes; only a resize changes them, one after another ===
-
-    /// The first so many slots are to have a worker. Those that are not in use any more are no longer the pool's, from
-    /// this moment on; those that are new, once it is [said](Board::resized).
-    pub(crate) fn plan(&self, active: usize) {
-        let mut inner = self.lock();
-        let (known, former) = (inner.slots.len(), inner.active);
-        inner.slots.resize_with(known.max(active), Slot::default);
-        if let Some(opened) = inner.slots.get_mut(former..active) {
-            for slot in opened {
-                slot.new = true;
-                slot.proven = false;
-                slot.broken = None;
-                slot.last_error = None;
-            }
-        }
-        inner.active = active;
-        inner.size = inner.size.min(active);
-    }
-
-    /// All slots that are in use are the pool's.
-    pub(crate) fn resized(&self) {
-        let mut inner = self.lock();
-        inner.size = inner.active;
-    }
-
-    /// How many slots the pool has.
-    pub(crate) fn size(&self) -> usize {
-        self.lock().size
-    }
-
-    /// How many slots are to have a worker.
-    pub(crate) fn active(&self) -> usize {
-        self.lock().active
-    }
-
-    /// How many slots there have ever been.
-    pub(crate) fn known(&self) -> usize {
-        self.lock().slots.len()
-    }
-
-    /// Waits until each slot that is in use has had a worker that was ready, or one of those cannot be started.
-    pub(crate) async fn proven(&self) -> Result<(), Arc<StartError>> {
-        self.wait(|inner| {
-            let mut unproven = inner.in_use().iter().filter(|slot| !slot.proven).peekable();
-            if unproven.peek().is_none() {
-                return Some(Ok(()));
-            }
-            unproven.find_map(|slot| slot.broken.clone()).map(Err)
-        })
-        .await
-    }
-
-    /// Waits until no process of a slot is left.
-    pub(crate) async fn vacated(&self, slot: usize) {
-        self.wait(|inner| (inner.slots[slot].ports == 0).then_some(())).await;
-    }
-
-    async fn wait<T>(&self, look: impl Fn(&Inner) -> Option<T>) -> T {
-        loop {
-            // Before the look, so that news between the two is not missed.
-            let news = self.news.notified();
-            let found = look(&self.lock());
-            if let Some(found) = found {
-                return found;
-            }
-            news.await;
-        }
-    }
-
-    /// A port of this slot is going to have a process.
-    pub(crate) fn port_opened(&self, slot: usize) {
-        self.lock().slots[slot].ports += 1;
-    }
-
-    /// Its process is gone, and reaped.
-    pub(crate) fn port_closed(&self, slot: usize) {
-        self.lock().slots[slot].ports -= 1;
-        self.news.notify_waiters();
-    }
-
-    // === Views ===
-
-    pub(crate) fn slots(&self) -> Vec<SlotView> {
-        let view = |slot: &Slot| SlotView {
-            epoch: slot.epoch,
-            link: slot.link.clone(),
-            running: slot.running,
-            broken: slot.broken.clone(),
-        };
-        self.lock().slots.iter().map(view).collect()
-    }
-
-    /// Why no worker can be started at this slot, or at all, if that is so.
-    pub(crate) fn why_broken(&self, slot: Option<usize>) -> Option<Arc<StartError>> {
-        let inner = self.lock();
-        if let Some(slot) = slot {
-            return inner.slots[slot].broken.clone();
-        }
-        if inner.in_use().iter().all(|slot| slot.broken.is_some()) {
-            inner.in_use().iter().find_map(|slot| slot.broken.clone())
-        } else {
-            None
-        }
-    }
-
-    /// Waits until every call that was admitted has ended.
-    pub(crate) async fn drained(&self) {
-        loop {
-            // Before the look, so that an end between the two is not missed.
-            let ended = self.last_ended.notified();
-            if self.lock().is_drained() {
-                return;
-            }
-            ended.await;
-        }
-    }
-
-    /// The process of an incarnation, while it lives.
-    pub(crate) fn pid(&self, slot: usize, epoch: u64) -> Option<i32> {
-        let inner = self.lock();
-        inner.slots[slot].pid.filter(|_| inner.slots[slot].epoch == epoch)
-    }
-
-    /// Ends the workers that hold a call: the pool is being shut down.
-    pub(crate) fn kill_busy(&self) {
-        for slot in &self.lock().slots {
-            if let (Some(_), Some(link)) = (slot.running, &slot.link) {
-                // A worker that is gone has nothing to give up.
-                let _ = link.send(Command::Kill(Ended::Shutdown));
-            }
-        }
-    }
-
-    /// The way to the worker that holds call `id`.
-    pub(crate) fn link_of(&self, id: u64) -> Option<Link> {
-        let inner = self.lock();
-        let holds = |slot: &&Slot| slot.running.is_some_and(|(running, _)| running == id);
-        inner.slots.iter().find(holds)?.link.clone()
-    }
-
-    /// Without what the breaker knows.
-    pub(crate) fn stats(&self) -> Stats {
-        let inner = self.lock();
-        let ready = |slot: &&Slot| matches!(slot.state, WorkerState::Idle | WorkerState::Busy);
-        let stats = Stats {
-            size: inner.size,
-            ready: inner.slots[..inner.size].iter().filter(ready).count(),
-            busy: inner.busy,
-            queued: inner.queued,
-            submitted: inner.submitted,
-            completed: inner.completed,
-            failed: inner.failed,
-            rejected: inner.rejected,
-            restarts: inner.restarts,
-            queue_time: Quantiles::default(),
-            service_time: Quantiles::default(),
-            circuits: Vec::new(),
-        };
-        // Searching them takes longer than copying them; calls wait for neither.
-        let (queue_time, service_time) = (inner.queue_time.clone(), inner.service_time.clone());
-        drop(inner);
-        Stats {
-            queue_time: quantiles(&queue_time),
-            service_time: quantiles(&service_time),
-            ..stats
-        }
-    }
-
-    pub(crate) fn workers(&self, config: &Config) -> Vec<WorkerInfo> {
-        let inner = self.lock();
-        let info = |(number, slot): (usize, &Slot)| WorkerInfo {
-            slot: number,
-            name: config.worker_name(number),
-            pid: slot.pid,
-            state: slot.state,
-            epoch: slot.epoch,
-            served: slot.served,
-            age: slot.ready.map_or(Duration::ZERO, |ready| ready.elapsed()),
-            last_error: slot.last_error.clone(),
-        };
-        inner.slots[..inner.size].iter().enumerate().map(info).collect()
-    }
-
     fn with(&self, slot: usize, epoch: u64, change: impl FnOnce(&mut Slot)) {
         let slot = &mut self.lock().slots[slot];
         if slot.epoch == epoch {
@@ -609,16 +427,6 @@ fn histogram() -> Histogram<u64> {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn quantiles(histogram: &Histogram<u64>) -> Quantiles {
-    let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile));
-    Quantiles {
-        p50: at(0.5),
-        p90: at(0.9),
-        p99: at(0.99),
-        max: Duration::from_micros(histogram.max()),
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, Stage};
 use crate::pool::Anchor;
@@ -23,7 +24,7 @@ use crate::session::SessionError;
 use crate::shared::{PoolCell, Shared};
 use crate::stats::WorkerState;
 use crate::sys;
-use crate::turns::Turn;
+use crate::turns::{Turn, Turns};
 use crate::wire::{FrameBuilder, Kind, json};
 
 /// A cancelled call that has not ended by then is cancelled again.
@@ -175,17 +176,32 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
         let Self { anchor, wish, frame, timeout, line, cancel, idempotent, .. } = self;
         Box::pin(async move {
             let shared = &anchor.shared;
-            let line = line.map(|session| Line { session, turn: None });
+            let line = line.map(|session| Line::up(&shared.turns, &session));
             let made = Made { id: shared.next_id(), at: Instant::now(), timeout, cancel };
             let frame = finish(frame?, &made, shared.config.limits.max_frame)?;
             let retry = Retry::new(if idempotent { shared.config.limits.retries } else { 0 });
-            let json = attempt(&anchor, wish, frame.clone(), made, line, retry).await?;
-            serde_json::from_slice(&json).map_err(|error| Error::Decode {
-                handler: handler_of(&frame).to_owned(),
-                message: error.to_string(),
-            })
+            let json = if line.is_some() {
+                // A future that is kept and not polled must not hold up those behind it: not with its turn, nor past its
+                // deadline.
+                let pool = shared.config.name.clone();
+                let frame = frame.clone();
+                let made = async move { attempt(&anchor, wish, frame, made, line, retry).await };
+                let made = AbortOnDropHandle::new(tokio::spawn(made)).await;
+                made.unwrap_or(Err(Error::Closed { pool }))?
+            } else {
+                attempt(&anchor, wish, frame.clone(), made, None, retry).await?
+            };
+            serde_json::from_slice(&json).map_err(|error| undecoded(handler_of(&frame), &error))
         })
     }
+}
+
+fn undecoded(handler: &str, error: &serde_json::Error) -> Error {
+    let mut message = error.to_string();
+    if message.contains("expected unit") {
+        message += "; `()` stands for None, and `serde::de::IgnoredAny` takes whatever comes";
+    }
+    Error::Decode { handler: handler.to_owned(), message }
 }
 
 /// What a call gets when it is made.
@@ -377,11 +393,17 @@ async fn answer_or_cancel(
 
 /// The line of a session, and the call's turn once it has come: kept until the last try has ended.
 struct Line {
-    session: Arc<str>,
+    /// Until it has come.
+    waits: Option<oneshot::Receiver<Turn>>,
     turn: Option<Arc<Turn>>,
 }
 
 impl Line {
+    /// Takes the last place.
+    fn up(turns: &Turns, session: &str) -> Self {
+        Self { waits: Some(turns.line_up(session)), turn: None }
+    }
+
     /// Waits for the call's turn; the request is answered if it doesn't come to that.
     async fn wait(
         &mut self,
@@ -391,8 +413,7 @@ impl Line {
     ) -> Option<Box<Request>> {
         let mut waiting = Waiting(request);
         let deadline = waiting.0.as_ref()?.ticket.deadline.into();
-        if self.turn.is_none() {
-            let turn = anchor.shared.turns.line_up(&self.session);
+        if let Some(turn) = self.waits.take() {
             tokio::select! {
                 biased;
                 turn = turn => self.turn = turn.ok().map(Arc::new),

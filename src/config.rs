@@ -1,36 +1,21 @@
-//! A pool's options: the builder that a user fills, and the checked form that the actors read.
+//! A pool's options: the builder that a user fills. What the actors read is its checked form ([`checked`]).
+
+mod checked;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+pub(crate) use checked::{Config, check_workers};
 
-use crate::autoscale::Autoscale;
-use crate::error::{Error, StartError};
-use crate::interpreter::{self, Interpreter};
+use crate::error::Error;
 use crate::pool::Pool;
 use crate::session::SessionStore;
 
-/// Variables that set the number of threads of BLAS and OpenMP libraries: 1 per worker unless set otherwise.
-const THREAD_VARIABLES: [&str; 5] = [
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-];
-
 /// 30 years.
 const EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-
-/// Workers that are replaced faster than this do nothing else.
-const MIN_AGE: Duration = Duration::from_secs(1);
-
-/// The most workers that a pool can have.
-const MAX_WORKERS: usize = 4096;
 
 /// The options of a pool, made by [`Pool::builder`] and started by [`Builder::start`].
 ///
@@ -423,236 +408,6 @@ impl Builder {
     /// [`Error::Start`] with the interpreter's or Python's own words for everything that fails while starting.
     pub async fn start(self) -> Result<Pool, Error> {
         Pool::start(self.check()?).await
-    }
-
-    fn check(self) -> Result<Config, Error> {
-        let reject =
-            |option, message: &str| Err(Error::Config { option, message: message.to_owned() });
-        if self.name.is_empty() || self.name.contains('/') {
-            return reject(
-                "builder",
-                "a pool's name is not empty and has no `/`, which parts it from its workers'",
-            );
-        }
-        let workers = match (self.workers, &self.autoscale) {
-            (Some(workers), _) => workers,
-            (None, Some(range)) => *range.start(),
-            (None, None) => std::thread::available_parallelism().map_or(1, usize::from),
-        };
-        if let Some(range) = &self.autoscale {
-            check_workers("autoscale", *range.start())?;
-            check_workers("autoscale", *range.end())?;
-            if range.is_empty() {
-                return reject("autoscale", "the least number of workers is above the most");
-            }
-            if !range.contains(&workers) {
-                return reject("workers", "must be within the range of `autoscale`");
-            }
-        }
-        check_workers("workers", workers)?;
-        if self.limits.max_frame < 1024 || u32::try_from(self.limits.max_frame).is_err() {
-            return reject("max_frame", "a frame's limit is from 1 KiB to 4 GiB - 1");
-        }
-        for (option, time) in [
-            ("call_timeout", self.limits.call_timeout),
-            ("circuit_cool_down", self.limits.circuit_cool_down),
-            ("autoscale_after", self.autoscale_after.0.min(self.autoscale_after.1)),
-            ("startup_timeout", self.limits.startup_timeout),
-            ("health_interval", self.limits.health_interval),
-            ("health_timeout", self.limits.health_timeout),
-        ] {
-            if time.is_zero() {
-                return reject(option, "must be longer than nothing");
-            }
-        }
-        if self.handlers.is_none() && self.expose.is_empty() {
-            return reject("handlers", "name a Python file or module, or expose functions");
-        }
-        for (name, target) in &self.expose {
-            if name.is_empty()
-                || !target.split_once(':').is_some_and(|(m, a)| !m.is_empty() && !a.is_empty())
-            {
-                return Err(Error::Config {
-                    option: "expose",
-                    message: format!(
-                        "`{target}` (as `{name}`) is not of the form `module:function`"
-                    ),
-                });
-            }
-        }
-        if self.preload.iter().any(String::is_empty) {
-            return reject("preload", "a module's name is not empty");
-        }
-        for (key, value) in &self.env {
-            let (key, value) = (key.as_encoded_bytes(), value.as_encoded_bytes());
-            if key.is_empty() || key.contains(&b'=') || key.contains(&0) || value.contains(&0) {
-                return reject(
-                    "env",
-                    "a key is not empty and has no `=`, and neither it nor its value has a NUL",
-                );
-            }
-        }
-        if self.worker_limits.requests == Some(0) {
-            return reject("max_requests", "a worker answers one call at least");
-        }
-        if self.worker_limits.age.is_some_and(|age| age < MIN_AGE) {
-            return reject("max_age", "a worker lives for a second at least");
-        }
-        let working_dir = self.working_dir.map(|dir| absolute("working_dir", dir)).transpose()?;
-        if let Some(directory) = &working_dir
-            && !directory.is_dir()
-        {
-            return Err(Error::Config {
-                option: "working_dir",
-                message: format!("there is no directory {}", directory.display()),
-            });
-        }
-        let handlers = self.handlers.map(Handlers::parse).transpose()?;
-        let paths = self
-            .paths
-            .into_iter()
-            .map(|path| absolute("path", path))
-            .collect::<Result<Vec<_>, _>>()?;
-        let interpreter = interpreter::resolve(self.python, working_dir.as_deref())?;
-        let mut env = self.env;
-        for variable in THREAD_VARIABLES {
-            if std::env::var_os(variable).is_none() {
-                env.entry(variable.into()).or_insert_with(|| "1".into());
-            }
-        }
-        let (wait, idle) = self.autoscale_after;
-        let (wait, idle) = (wait.min(EVER), idle.min(EVER));
-        Ok(Config {
-            autoscale: self.autoscale.map(|range| Autoscale { range, wait, idle }),
-            name: self.name,
-            handlers,
-            expose: self.expose,
-            workers,
-            interpreter,
-            env,
-            working_dir,
-            paths,
-            preload: self.preload,
-            fresh_interpreter: self.fresh_interpreter,
-            reuse_after_cancel: self.reuse_after_cancel,
-            sessions: self.sessions,
-            worker_limits: self.worker_limits,
-            limits: self.limits.clamped(),
-        })
-    }
-}
-
-/// Whether a pool can have so many workers.
-pub(crate) fn check_workers(option: &'static str, workers: usize) -> Result<(), Error> {
-    if (1..=MAX_WORKERS).contains(&workers) {
-        return Ok(());
-    }
-    let message = format!("a pool has 1 to {MAX_WORKERS} workers, not {workers}");
-    Err(Error::Config { option, message })
-}
-
-fn absolute(option: &'static str, path: PathBuf) -> Result<PathBuf, Error> {
-    std::path::absolute(&path)
-        .map_err(|error| Error::Config { option, message: format!("{}: {error}", path.display()) })
-}
-
-/// Where the decorated handlers are.
-#[derive(Clone, Debug)]
-pub(crate) enum Handlers {
-    File(PathBuf),
-    Module(String),
-}
-
-impl Handlers {
-    fn parse(text: String) -> Result<Self, Error> {
-        let is_file = text.contains('/') || Path::new(&text).extension().is_some_and(|e| e == "py");
-        if text.is_empty() {
-            return Err(Error::Config {
-                option: "handlers",
-                message: "the name is empty: name a Python file or module".to_owned(),
-            });
-        }
-        if !is_file {
-            return Ok(Handlers::Module(text));
-        }
-        let path = absolute("handlers", text.into())?;
-        if !path.is_file() {
-            return Err(Error::Config {
-                option: "handlers",
-                message: format!("there is no file {}", path.display()),
-            });
-        }
-        Ok(Handlers::File(path))
-    }
-}
-
-/// Checked options.
-#[derive(Debug)]
-pub(crate) struct Config {
-    pub(crate) name: String,
-    handlers: Option<Handlers>,
-    expose: BTreeMap<String, String>,
-    /// At the start.
-    pub(crate) workers: usize,
-    pub(crate) autoscale: Option<Autoscale>,
-    pub(crate) interpreter: Interpreter,
-    pub(crate) env: BTreeMap<OsString, OsString>,
-    pub(crate) working_dir: Option<PathBuf>,
-    paths: Vec<PathBuf>,
-    preload: Vec<String>,
-    fresh_interpreter: bool,
-    reuse_after_cancel: bool,
-    /// The store that was given; without one the pool has its own.
-    pub(crate) sessions: Option<SessionStore>,
-    pub(crate) worker_limits: WorkerLimits,
-    pub(crate) limits: Limits,
-}
-
-impl Config {
-    pub(crate) fn worker_name(&self, slot: usize) -> String {
-        format!("{}/worker/{slot}", self.name)
-    }
-
-    /// The names of all actors of the pool's tree but its root, with so many slots.
-    pub(crate) fn actor_names(&self, slots: usize) -> impl Iterator<Item = String> {
-        let parts = ["supervisor", "launcher", "workers"].map(|part| self.actor_name(part));
-        let workers = (0..slots).map(|slot| self.worker_name(slot));
-        std::iter::once(self.name.clone()).chain(parts).chain(workers)
-    }
-
-    pub(crate) fn actor_name(&self, part: &str) -> String {
-        format!("{}/{part}", self.name)
-    }
-
-    /// What the launcher is told (`ARCHITECTURE.md`, Launcher protocol); the workers' cgroups go into this directory.
-    pub(crate) fn for_launcher(&self, cgroup: Option<&Path>) -> Result<Value, StartError> {
-        let text = |path: &Path| {
-            path.to_str().map(str::to_owned).ok_or_else(|| {
-                StartError::System(format!("the path {} is not UTF-8", path.display()))
-            })
-        };
-        let handlers = match &self.handlers {
-            None => Value::Null,
-            Some(Handlers::File(path)) => json!({ "file": text(path)? }),
-            Some(Handlers::Module(name)) => json!({ "module": name }),
-        };
-        let paths = self.paths.iter().map(|p| text(p)).collect::<Result<Vec<_>, _>>()?;
-        let cgroup = match cgroup {
-            None => Value::Null,
-            Some(path) => json!({ "directory": text(path)?, "memory": self.worker_limits.memory }),
-        };
-        Ok(json!({
-            "pool": self.name,
-            "handlers": handlers,
-            "expose": self.expose,
-            "paths": paths,
-            "preload": self.preload,
-            "fresh": self.fresh_interpreter,
-            "reuse_after_cancel": self.reuse_after_cancel,
-            "max_frame": self.limits.max_frame,
-            "cgroup": cgroup,
-            "log_level": crate::port::output::python_log_level(),
-        }))
     }
 }
 

@@ -1,14 +1,18 @@
 //! What can go wrong, where it went wrong, and what to do about it.
 
+mod death;
+mod exception;
+mod start;
+
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+pub use death::{Ended, Exit, WorkerDeath};
+pub use exception::PythonException;
+pub use start::StartError;
 
 use crate::session::SessionError;
-use crate::sys;
 
 /// Where a call was when its time ran out.
 #[non_exhaustive]
@@ -91,7 +95,7 @@ pub enum Error {
     },
 
     /// The workers know no handler of this name.
-    #[error("run: no handler `{name}`; {}", known_handlers(known))]
+    #[error("run: no handler `{name}`; {}", known_handlers(name, known))]
     UnknownHandler {
         /// The name that was called.
         name: String,
@@ -262,8 +266,8 @@ impl Error {
     /// pass by itself.
     pub fn is_retryable(&self) -> bool {
         let may_pass = match self {
-            Error::Start(_)
-            | Error::Saturated { .. }
+            Error::Start(error) => error.may_pass(),
+            Error::Saturated { .. }
             | Error::Timeout { .. }
             | Error::WorkerDied(_)
             | Error::CircuitOpen { .. }
@@ -293,254 +297,6 @@ impl From<StartError> for Error {
     }
 }
 
-// === Exceptions ===
-
-/// A Python exception.
-#[non_exhaustive]
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub struct PythonException {
-    /// The class name, such as `ValueError`.
-    #[serde(rename = "type")]
-    pub type_name: String,
-    /// The module of the class, such as `builtins`.
-    pub module: String,
-    /// `str(exception)`, at most 64 KiB.
-    pub message: String,
-    /// The traceback as Python prints it, at most 256 KiB, without the frames of Snakepen's own loop.
-    pub traceback: String,
-    /// The exception that led to it (`__cause__`, or `__context__` where that is not suppressed).
-    pub cause: Option<Box<PythonException>>,
-}
-
-impl fmt::Display for PythonException {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.module != "builtins" {
-            write!(f, "{}.", self.module)?;
-        }
-        write!(f, "{}: {}", self.type_name, self.message)
-    }
-}
-
-// === Deaths ===
-
-/// How a process ended.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// With this status.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
-    /// Nobody was left who could tell: the launcher was gone.
-    Unknown,
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Exit::Code(code) => write!(f, "exited with status {code}"),
-            Exit::Signal(signal) => write!(f, "was killed by {}", sys::signal_name(*signal)),
-            Exit::Unknown => f.write_str("ended"),
-        }
-    }
-}
-
-/// Why Snakepen ended a worker, where the worker did not end by itself.
-#[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// The worker ended by itself, or something outside of Snakepen ended it.
-    Itself,
-    /// It closed the descriptor of its port.
-    ClosedPort,
-    /// It broke the protocol, in this way.
-    Protocol(String),
-    /// It did not answer a ping in time.
-    Unhealthy,
-    /// The call that it was running ran out of time, and its handler did not end within the grace.
-    TimedOut,
-    /// The caller of the call that it was running went away, and its handler did not end within the grace.
-    Abandoned,
-    /// The call that it was running was cancelled, and its handler did not end within the grace.
-    Cancelled,
-    /// It held more memory than the pool's [`memory_limit`](crate::Builder::memory_limit).
-    Memory {
-        /// Its memory in bytes: what was resident when that was noticed, or in a cgroup the most that was charged to it,
-        /// which is about the limit.
-        resident: u64,
-        /// The limit in bytes.
-        limit: u64,
-    },
-    /// The call that it was running used too much processor time, and its handler did not end within the grace.
-    CpuTime,
-    /// It had been stopped by a signal, as by SIGSTOP.
-    Suspended,
-    /// It was to be replaced, as after a cancelled call or a `MemoryError`.
-    Recycled,
-    /// The pool was shut down.
-    Shutdown,
-    /// Its worker actor was stopped.
-    Stopped,
-    /// The launcher ended, and took its workers with it.
-    Launcher,
-}
-
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Ended::Itself => Ok(()),
-            Ended::ClosedPort => f.write_str(
-                " after it had closed the descriptor of its port (`os.close` or `os.closerange` in a handler?)",
-            ),
-            Ended::Protocol(what) => write!(f, " because it broke the protocol: {what}"),
-            Ended::Unhealthy => f.write_str(" because it did not answer a ping"),
-            Ended::TimedOut => f.write_str(" because its call ran out of time"),
-            Ended::Abandoned => f.write_str(" because its caller went away"),
-            Ended::Cancelled => f.write_str(" because its call was cancelled"),
-            Ended::Memory { resident, limit } => {
-                let (resident, limit) = (mib(*resident), mib(*limit));
-                write!(f, " because it held {resident} MiB of memory, the limit is {limit} MiB")
-            }
-            Ended::CpuTime => f.write_str(" because its call used too much processor time"),
-            Ended::Suspended => f.write_str(" because it had been stopped by a signal (SIGSTOP?)"),
-            Ended::Recycled => f.write_str(" to be replaced"),
-            Ended::Shutdown => f.write_str(" because the pool was shut down"),
-            Ended::Stopped => f.write_str(" because its actor was stopped"),
-            Ended::Launcher => f.write_str(" because the launcher ended"),
-        }
-    }
-}
-
-/// The death of a worker that held a call.
-#[non_exhaustive]
-#[derive(Clone, Debug)]
-pub struct WorkerDeath {
-    /// The worker's name, such as `demo/worker/3`.
-    pub worker: String,
-    /// Its process id.
-    pub pid: i32,
-    /// The handler that was called.
-    pub handler: String,
-    /// How the process ended.
-    pub exit: Exit,
-    /// Why it ended, if Snakepen ended it.
-    pub ended: Ended,
-    /// Whether the handler had started; known from the status page.
-    pub started: bool,
-    /// The last 8 KiB that it wrote to stderr.
-    pub stderr: String,
-    /// The Python stack that faulthandler wrote at a fatal signal; empty where there was none.
-    pub python_stack: String,
-}
-
-impl fmt::Display for WorkerDeath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let when = if self.started { "while running" } else { "before it had started" };
-        let Self { worker, pid, exit, ended, handler, .. } = self;
-        write!(f, "worker {worker} (pid {pid}) {exit}{ended} {when} `{handler}`")?;
-        if !self.python_stack.is_empty() {
-            write!(f, "\n{}", self.python_stack.trim_end())?;
-        }
-        if !self.stderr.is_empty() {
-            write!(f, "\nlast words on stderr:\n{}", self.stderr.trim_end())?;
-        }
-        Ok(())
-    }
-}
-
-// === Starting ===
-
-/// Why a worker, or the launcher, did not start.
-#[non_exhaustive]
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum StartError {
-    /// There is no such Python interpreter, or it cannot be executed.
-    #[error("Python interpreter `{}` ({origin}): {message}", path.display())]
-    Interpreter {
-        /// What was to be executed.
-        path: PathBuf,
-        /// Which setting named it.
-        origin: &'static str,
-        /// Why it cannot be.
-        message: String,
-    },
-
-    /// The embedded Python package could not be written to the cache directory.
-    #[error(
-        "cannot write the embedded Python package: {0}; set SNAKEPEN_CACHE_DIR to a writable directory"
-    )]
-    Package(String),
-
-    /// The interpreter is not one that Snakepen runs on.
-    #[error("{0}")]
-    UnsupportedPython(String),
-
-    /// The system refused a process, a socket or a pipe.
-    #[error("the system refused to start a process: {0}")]
-    System(String),
-
-    /// User code failed while it was loaded.
-    #[error("{stage} failed with {}", with_traceback(exception))]
-    Python {
-        /// What was being loaded: `handlers`, `expose of …`, `preload of …` or `site`.
-        stage: String,
-        /// The exception, with traceback and causes.
-        exception: Box<PythonException>,
-    },
-
-    /// It was not ready in time.
-    #[error("{what} was not ready within {timeout:?} (`startup_timeout`)")]
-    Timeout {
-        /// What was being started, and which part of it took so long.
-        what: String,
-        /// The pool's `startup_timeout`.
-        timeout: Duration,
-    },
-
-    /// The process ended before it was ready.
-    #[error("{what} {exit} before it was ready{}", stderr_lines(stderr))]
-    Exited {
-        /// The launcher, or the worker's name.
-        what: String,
-        /// How it ended.
-        exit: Exit,
-        /// The last 8 KiB that it wrote to stderr.
-        stderr: String,
-    },
-
-    /// It came to the pool's [`memory_limit`](crate::Builder::memory_limit) before it was ready, and was killed. Where there
-    /// is no cgroup for it, the limit is not enforced that early.
-    #[error(
-        "{what} was killed before it was ready: it held {} MiB of memory, the limit is {} MiB (`memory_limit`)",
-        mib(*held),
-        mib(*limit)
-    )]
-    Memory {
-        /// The worker's name.
-        what: String,
-        /// The most memory in bytes that it held.
-        held: u64,
-        /// The limit in bytes.
-        limit: u64,
-    },
-
-    /// The process does not speak the protocol.
-    #[error("{what} broke the protocol: {message}")]
-    Protocol {
-        /// The launcher, or the worker's name.
-        what: String,
-        /// In which way.
-        message: String,
-    },
-
-    /// The start was given up because the pool was stopped.
-    #[error("the pool was stopped before {what} was ready")]
-    Stopped {
-        /// The launcher, or the worker's name.
-        what: String,
-    },
-}
-
 /// The nearest number of mebibytes: what is killed at a limit may have held some pages less.
 fn mib(bytes: u64) -> u64 {
     bytes.saturating_add(1 << 19) >> 20
@@ -548,14 +304,18 @@ fn mib(bytes: u64) -> u64 {
 
 fn stack(stage: Stage, python_stack: &str) -> String {
     match (stage, python_stack.trim_end()) {
-        (Stage::Queue, _) => "; no worker was free for it".to_owned(),
+        (Stage::Queue, _) => {
+            "; it had not begun: no worker was free for it, or its turn had not come".to_owned()
+        }
         (Stage::Run, "") => "; its Python stack could not be had in time".to_owned(),
         (Stage::Run, stack) => format!("; Python was here:\n{stack}"),
     }
 }
 
-fn known_handlers(known: &[String]) -> String {
-    if known.is_empty() {
+fn known_handlers(name: &str, known: &[String]) -> String {
+    if name.starts_with("dspy.") && !known.iter().any(|known| known.starts_with("dspy.")) {
+        "build the pool with `dspy()`".to_owned()
+    } else if known.is_empty() {
         "there are none: decorate functions with `@snakepen.handler`, or name them with `expose`"
             .to_owned()
     } else {
@@ -564,7 +324,10 @@ fn known_handlers(known: &[String]) -> String {
 }
 
 fn slots(workers: Option<usize>) -> String {
-    workers.map(|count| format!(": the slots are 0 to {}", count - 1)).unwrap_or_default()
+    match workers {
+        Some(count) => format!(": the slots are 0 to {}", count - 1),
+        None => ": a worker's name is `<pool>/worker/<slot>`, while its pool runs".to_owned(),
+    }
 }
 
 /// The exception, and below it the traceback if that says more.

@@ -54,6 +54,11 @@ fn find(path: &Path, origin: &'static str) -> Result<Interpreter, Error> {
     if !path.exists() {
         return Err(failed("there is no such file"));
     }
+    if path.is_dir() {
+        return Err(failed(
+            "it is a directory: name the interpreter in it, as in `<venv>/bin/python`",
+        ));
+    }
     if !is_executable(path) {
         return Err(failed("it is not an executable file"));
     }

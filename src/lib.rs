@@ -75,6 +75,10 @@
 //! What a handler prints and logs arrives in [`tracing`] under the target `snakepen::python`, with pool, worker and
 //! request. The package is embedded in the crate; nothing has to be installed.
 //!
+//! # DSPy
+//!
+//! [`contrib::dspy`] keeps DSPy programs in sessions, and runs them on any worker.
+//!
 //! # Features
 //!
 //! All are off by default, and each goes with any other.
@@ -104,6 +108,7 @@ mod board;
 mod breaker;
 mod call;
 mod config;
+pub mod contrib;
 mod dispatcher;
 mod error;
 mod interpreter;

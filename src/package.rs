@@ -4,6 +4,7 @@
 //! a directory. It is written once per version of its contents, into a cache directory that only this user can
 //! write; what stands there is compared at each start and replaced where it differs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
@@ -34,6 +35,7 @@ files!(
     "_connection.py",
     "_control.py",
     "_diagnosis.py",
+    "_directory.py",
     "_errors.py",
     "_fork.py",
     "_fresh.py",
@@ -51,6 +53,18 @@ files!(
     "_store.py",
     "_wire.py",
     "_worker.py",
+    "contrib/__init__.py",
+    "contrib/dspy/__init__.py",
+    "contrib/dspy/_errors.py",
+    "contrib/dspy/_handlers.py",
+    "contrib/dspy/_history.py",
+    "contrib/dspy/_library.py",
+    "contrib/dspy/_lm.py",
+    "contrib/dspy/_optimize.py",
+    "contrib/dspy/_places.py",
+    "contrib/dspy/_programs.py",
+    "contrib/dspy/_signatures.py",
+    "contrib/dspy/_values.py",
     "py.typed",
 );
 
@@ -88,10 +102,13 @@ fn candidates() -> Vec<PathBuf> {
 }
 
 fn install(base: &Path, directory: &Path) -> io::Result<()> {
-    let package = directory.join("snakepen");
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&package)?;
+    let parts: BTreeSet<PathBuf> =
+        FILES.iter().filter_map(|(name, _)| Some(directory.join(name).parent()?.into())).collect();
+    for part in &parts {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(part)?;
+    }
     // A directory that somebody else owns, or can write, could hold somebody else's code.
-    for part in [base, directory, &package] {
+    for part in [base, directory].into_iter().chain(parts.iter().map(PathBuf::as_path)) {
         let data = fs::symlink_metadata(part)?;
         if !data.is_dir() || data.uid() != sys::effective_uid() || data.mode() & 0o022 != 0 {
             return Err(io::Error::new(

@@ -7,6 +7,7 @@ use ractor::{ActorRef, registry};
 
 use crate::actors::launcher::LauncherMsg;
 use crate::actors::worker::WorkerMsg;
+use crate::actors::worker_supervisor::WorkerSupervisorMsg;
 use crate::error::StartError;
 use crate::shared::Shared;
 
@@ -42,13 +43,30 @@ pub(crate) async fn reload(shared: Arc<Shared>) -> Result<(), Arc<StartError>> {
     }
 }
 
-/// Replaces a slot's worker by one of the launcher that takes orders now. A slot without a worker gets one of it anyway.
+/// Replaces a slot's worker by one of the launcher that takes orders now. Where a slot waits for its next start, because its
+/// worker has failed again and again, it waits no longer.
 async fn roll(shared: &Shared, slot: usize) -> Result<(), Arc<StartError>> {
-    let Some(worker) = registry::where_is(shared.config.worker_name(slot)) else {
+    let worker = || registry::where_is(shared.config.worker_name(slot));
+    let supervisor = || {
+        registry::where_is(shared.config.actor_name("workers"))
+            .map(ActorRef::<WorkerSupervisorMsg>::from)
+    };
+    if worker().is_none()
+        && let Some(supervisor) = supervisor()
+    {
+        let _ = supervisor.call(|reply| WorkerSupervisorMsg::Hurry(slot, reply), None).await;
+    }
+    let Some(worker) = worker() else {
         return Ok(());
     };
-    match ActorRef::<WorkerMsg>::from(worker).call(WorkerMsg::Roll, None).await {
-        Ok(CallResult::Success(rolled)) => rolled,
-        _ => Ok(()),
+    if let Ok(CallResult::Success(rolled)) =
+        ActorRef::<WorkerMsg>::from(worker).call(WorkerMsg::Roll, None).await
+    {
+        return rolled;
     }
+    // It has ended: it died, or was never ready, which its supervisor knows.
+    if let Some(supervisor) = supervisor() {
+        let _ = supervisor.call(WorkerSupervisorMsg::Known, None).await;
+    }
+    shared.board.why_broken(Some(slot)).map_or(Ok(()), Err)
 }

@@ -22,7 +22,10 @@ pub(crate) async fn resize(shared: Arc<Shared>, workers: usize) -> Result<(), Er
         return Err(Error::Config { option: "resize", message });
     }
     let _one_at_a_time = shared.reloading.lock().await;
-    set(&shared, workers).await
+    let set = set(&shared, workers).await;
+    // `autoscale` may be asleep, as nothing that it has done was to be undone.
+    shared.board.tell_call_waits();
+    set
 }
 
 /// Likewise, unless the size is no longer the one that was `seen`, or a worker that is to leave has a call by now: the lock

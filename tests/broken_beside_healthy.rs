@@ -24,7 +24,7 @@ fn kill_all(pool: &Pool) {
 }
 
 fn is_the_reason(error: &Error) -> bool {
-    assert!(!error.may_have_run() && error.is_retryable());
+    assert!(!error.may_have_run());
     let Error::Start(start) = error else { return false };
     let StartError::Python { stage, exception } = &**start else { return false };
     stage == "handlers"

@@ -5,27 +5,32 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{eventually, finish, is_alive, kill, launcher_pid, pids, pool, state, whole};
 use snakepen::{Builder, Ended, Error};
 
 /// Pinged often; with time enough that a noisy machine makes nobody ill.
 fn watched(workers: usize) -> Builder {
-    pool("basic.py")
-        .workers(workers)
-        .health_interval(Duration::from_millis(50))
-        .health_timeout(Duration::from_millis(700))
+    pool("basic.py").workers(workers).health_interval(INTERVAL).health_timeout(TIMEOUT)
 }
+
+const INTERVAL: Duration = Duration::from_millis(50);
+const TIMEOUT: Duration = Duration::from_millis(700);
+
+/// So late may a busy machine be.
+const LATE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn a_stopped_idle_worker_is_replaced() {
     let pool = watched(3).start().await.unwrap();
     let before = pids(&pool);
     kill(before[1], 19);
+    let stopped = Instant::now();
     eventually("the stopped worker is gone", || !is_alive(before[1])).await;
     eventually("its slot has another", || pool.workers()[1].epoch == 2).await;
     whole(&pool).await;
+    assert!(stopped.elapsed() < INTERVAL + TIMEOUT + LATE, "{:?}", stopped.elapsed());
 
     let after = pids(&pool);
     assert_eq!((after[0], after[2]), (before[0], before[2]), "its neighbours are not touched");

@@ -98,6 +98,29 @@ async fn code_that_does_not_load_leaves_the_old_one_serving() {
     finish(pool).await;
 }
 
+/// Workers that could not be started any more are tried at once, and not when their next try is due.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_pool_is_mended() {
+    let (_directory, file) = handler_file(&version(1));
+    let pool = pool_over(&file).workers(2).start().await.unwrap();
+    fs::write(&file, "import snakepen\nraise LookupError('broken on purpose')\n").unwrap();
+    for pid in pids(&pool) {
+        kill(pid, 9);
+    }
+    let mut failed = 0;
+    while failed < 8 {
+        let error = pool.call::<usize>("version", ()).await.err();
+        failed += usize::from(matches!(error, Some(Error::Start(_))));
+    }
+    let error = pool.reload().await.unwrap_err();
+    assert!(error.to_string().contains("broken on purpose"), "{error}");
+    fs::write(&file, version(2)).unwrap();
+    pool.reload().await.unwrap();
+    assert_eq!(pool.stats().ready, 2, "no slot is waited for");
+    assert_eq!(versions(&pool).await, BTreeSet::from([2]));
+    finish(pool).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_runs_is_waited_for() {
     let (directory, file) = handler_file(&version(1));

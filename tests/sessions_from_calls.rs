@@ -70,6 +70,9 @@ async fn all_kinds_of_values() {
     let kinds: Value = session.call("kinds", ()).await.unwrap();
     assert_eq!(kinds, json!([["bytes", "json"], {"a": [1, 2.5, null, "é"]}]));
     let global = pool.sessions().global();
+    let info: Value = session.call("life", ()).await.unwrap();
+    assert_eq!((&info[0]["entries"], &info[0]["ttl"]), (&json!(1), &json!(3600.0)), "{info}");
+    assert_eq!(info[1], Value::Null);
     assert_eq!(global.get::<String>("seen by").await.unwrap().unwrap(), "s");
     let state = session.state().unwrap();
     let (value, _) = state.get_value("bytes").await.unwrap().unwrap();
@@ -104,6 +107,14 @@ async fn errors_say_what_to_do() {
         ("SessionError", "max_frame"),
         ("SessionError", "invalid id"),
         ("TypeError", "float at $"),
+        ("TypeError", "a version is an int"),
+        ("TypeError", "a version is an int"),
+        ("ValueError", "a version is one"),
+        ("TypeError", "program's id is a str"),
+        ("TypeError", "program's id is a str"),
+        ("TypeError", "kind is a str"),
+        ("TypeError", "session's id is a str"),
+        ("ValueError", "a key is text"),
     ];
     assert_eq!(seen.len(), expected.len(), "{seen:?}");
     for ((name, message), (wanted, text)) in seen.iter().zip(expected) {
@@ -112,6 +123,7 @@ async fn errors_say_what_to_do() {
             "{name}: {message}, not {wanted}: {text}"
         );
     }
+    assert_eq!(pool.stats().restarts, 0);
     let error = pool.session("").call::<()>("kinds", ()).await.unwrap_err();
     assert!(matches!(error, Error::Session(SessionError::Invalid { .. })), "{error:?}");
     assert!(!error.may_have_run());
@@ -222,6 +234,30 @@ async fn a_turn_ends_with_the_handler() {
     finish(pool).await;
 }
 
+/// A future that is polled once and then kept does not hold up those that come after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_future_that_is_not_polled_holds_up_nobody() {
+    let pool = sessions().workers(2).start().await.unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let (log, gate) = (files.path().join("log"), files.path().join("gate"));
+    assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    let session = pool.session("s").in_order();
+    let first = tokio::spawn(session.call::<()>("hold", (&log, &gate)).into_future());
+    eventually("it has begun", || lines(&log).len() == 1).await;
+    let kept = session.call::<()>("note", (&log, "kept")).timeout(LIMIT).into_future();
+    let mut kept = Box::pin(kept);
+    assert!(futures::poll!(&mut kept).is_pending());
+    eventually("it waits", || pool.stats().queued == 1).await;
+    let last = tokio::spawn(session.call::<()>("note", (&log, "last")).into_future());
+    eventually("both wait", || pool.stats().queued == 2).await;
+    std::fs::write(&gate, "").unwrap();
+    within(LIMIT, "the first", first).await.unwrap().unwrap();
+    within(LIMIT, "the last", last).await.unwrap().unwrap();
+    assert_eq!(lines(&log)[2..], ["kept", "last"]);
+    kept.await.unwrap();
+    finish(pool).await;
+}
+
 /// A worker that dies with the turn gives it up.
 #[tokio::test]
 async fn a_turn_ends_with_the_worker() {
@@ -303,6 +339,27 @@ async fn the_end_of_a_worker_in_the_middle() {
         assert!(before.is_some() || round < 2);
         let facts: Vec<String> = session.call("remember", round.to_string()).await.unwrap();
         assert_eq!(facts.len(), round + 1);
+    }
+    finish(pool).await;
+}
+
+/// The package is interrupted nowhere; what it calls of the user's is.
+#[tokio::test]
+async fn what_a_session_calls_back_is_cancelled() {
+    let pool = sessions().workers(1).cancel_grace(LIMIT).start().await.unwrap();
+    for handler in ["slow_update", "slow_build"] {
+        let files = tempfile::tempdir().unwrap();
+        let (started, ended) = (files.path().join("started"), files.path().join("ended"));
+        let mut call = pool.session("s").call::<()>(handler, (&started, &ended)).timeout(LIMIT);
+        let cancel = call.cancel_handle();
+        let call = tokio::spawn(call.into_future());
+        eventually("it has begun", || started.exists()).await;
+        cancel.cancel();
+        let error = within(LIMIT, "the call", call).await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Cancelled { .. }), "{error:?}");
+        eventually("it has cleaned up", || ended.exists()).await;
+        let facts: Vec<String> = pool.session(handler).call("remember", "a").await.unwrap();
+        assert_eq!(facts, ["a"]);
     }
     finish(pool).await;
 }

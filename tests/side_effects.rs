@@ -1,7 +1,7 @@
 //! Scenarios 2 and 27: a handler that changes its process, or starts others, harms neither the next call nor the pool's end.
 //!
-//! A naive worker answers the next call from another directory's files, dies of somebody's alarm in its own loop, or cannot
-//! be stopped because a handler ignores TERM.
+//! A naive worker serves the next call in another directory, dies of somebody's alarm in its own loop, and fails the next call with it, or cannot be stopped because a
+//! handler ignores TERM.
 
 mod common;
 
@@ -21,7 +21,9 @@ async fn directory_threads_and_limits_do_not_matter() {
     let grace = Duration::from_secs(1);
     let pool = pool("side_effects.py").workers(1).shutdown_grace(grace).start().await.unwrap();
     let pid = pids(&pool)[0];
+    let home: String = pool.call("directory", ()).await.unwrap();
     assert_eq!(pool.call::<String>("change_directory", ()).await.unwrap(), "/");
+    assert_eq!(pool.call::<String>("directory", ()).await.unwrap(), home);
     serves(&pool).await;
     assert_eq!(pool.call::<usize>("start_threads", 4).await.unwrap(), 5);
     serves(&pool).await;
@@ -32,6 +34,21 @@ async fn directory_threads_and_limits_do_not_matter() {
     let shut = within(LIMIT, "shutdown", pool.shutdown());
     shut.await.unwrap();
     assert!(!is_alive(pid));
+}
+
+/// Where there is no way back, the worker is replaced.
+#[tokio::test]
+async fn a_directory_that_is_gone_costs_the_worker() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    let pool = pool("side_effects.py").workers(1).working_dir(&home).start().await.unwrap();
+    let pid = pids(&pool)[0];
+    pool.call::<()>("move_and_remove", ("/", &home)).await.unwrap();
+    eventually("it is replaced", || !is_alive(pid)).await;
+    whole(&pool).await;
+    serves(&pool).await;
+    finish(pool).await;
 }
 
 #[tokio::test]

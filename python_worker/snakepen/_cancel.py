@@ -22,14 +22,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from asyncio import AbstractEventLoop, Task
-    from types import CodeType, FrameType, FunctionType
-    from typing import Any, TypeVar
+    from types import CodeType, FrameType
+    from typing import Any
 
     from ._connection import Connection
     from ._request import Request
     from ._status import StatusPage
-
-    Function = TypeVar("Function", bound=FunctionType)
 else:
     import _signal as signal
 
@@ -41,15 +39,8 @@ _MAX_FRAMES = 100
 _MAX_STACK = 32 * 1024
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-
-
-_interruptible: set[CodeType] = set()
-
-
-def interruptible(function: Function) -> Function:
-    """For a function of this package that calls the user's: an exception may be raised in it and in what it calls."""
-    _interruptible.add(function.__code__)
-    return function
+_CALLS_BACK = (os.path.join(_HERE, "contrib", ""), _HERE + "_session.py", _HERE + "_programs.py")
+"""Of the package, what is like the user's code, or runs it, and is never in the middle of anything by itself."""
 
 
 class Cancelled(BaseException):
@@ -62,6 +53,9 @@ class Cancelled(BaseException):
     Handlers that are `async def` get asyncio.CancelledError instead, and so do all tasks of a loop that another handler
     runs, by `asyncio.run` for instance. Threads get nothing: they can look at `snakepen.current().cancelled`.
     """
+
+
+Cancelled.__module__ = "snakepen"
 
 
 class shield:
@@ -258,9 +252,10 @@ class Cancellation:
                 # Right there only a function without frames can be at work. An `async def` has returned, or is about to
                 # be called: interrupted here, its coroutine would never be awaited.
                 return at is frame and _handlers.is_async(_handlers.table.get(request.handler))
-            if code.co_name == "__del__" or code.co_filename.startswith("<frozen importlib"):
+            file = code.co_filename
+            if code.co_name == "__del__" or file.startswith("<frozen importlib"):
                 return True
-            if code.co_filename.startswith(_HERE) and code not in _interruptible:
+            if file.startswith(_HERE) and not file.startswith(_CALLS_BACK):
                 return True
             at = at.f_back
         return False

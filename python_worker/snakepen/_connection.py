@@ -142,7 +142,8 @@ class Connection:
                     self._receive(0)
             finally:
                 self._receiving.release()
-            self._wake_one()
+            if self._sleepers:
+                self._wake_one()
         return calls.popleft()
 
     def receive_ready(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _errors, _handlers, _json, _wire
+from . import _directory, _errors, _handlers, _json, _wire
 from ._request import Request, running
 
 TYPE_CHECKING = False
@@ -64,6 +64,8 @@ class Server:
             return
         kind, name, json, flags = self._run(function, arguments, call, session)
         if self._cancellation.case is not None and self._cancellation.settle():
+            flags |= _wire.RECYCLE
+        if _directory.changed and not _directory.restore():
             flags |= _wire.RECYCLE
         for stream in (sys.stdout, sys.stderr):
             try:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 
 from . import _json
-from ._cancel import interruptible
 from ._programs import Programs
 from ._request import running
-from ._store import ANY, Conflict, SessionError, aask, ask, expectation_of, name_of
+from ._store import ANY, Conflict, SessionError, aask, ask, check_expected, check_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ class Session:
     """None for the global one."""
 
     def __init__(self, id: str | None) -> None:
+        if id is not None and not isinstance(id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"a session's id is a str, not {type(id).__name__}")
         self.id = id
 
     def __repr__(self) -> str:
@@ -86,10 +87,10 @@ class Session:
 
     def get_versioned(self, key: str) -> tuple[Any, int] | None:
         """The value and its version, or None. No two versions in a store are the same."""
-        return _versioned(ask(b"get", [self.id, VALUE, name_of(key), None]))
+        return _versioned(ask(b"get", [self.id, VALUE, check_key(key), None]))
 
     async def aget_versioned(self, key: str) -> tuple[Any, int] | None:
-        return _versioned(await aask(b"get", [self.id, VALUE, name_of(key), None]))
+        return _versioned(await aask(b"get", [self.id, VALUE, check_key(key), None]))
 
     def keys(self) -> list[str]:
         """The keys at this moment, sorted."""
@@ -109,12 +110,11 @@ class Session:
 
     def compare_and_set(self, key: str, value: Any, expected: int | None) -> int:
         """Writes a value if the present one has this version, or, with None, if there is none; else raises Conflict."""
-        return ask(b"put", *_write(self.id, VALUE, key, expectation_of(expected), value)).arg
+        return ask(b"put", *_write(self.id, VALUE, key, check_expected(expected), value)).arg
 
     async def acompare_and_set(self, key: str, value: Any, expected: int | None) -> int:
-        return (await aask(b"put", *_write(self.id, VALUE, key, expectation_of(expected), value))).arg
+        return (await aask(b"put", *_write(self.id, VALUE, key, check_expected(expected), value))).arg
 
-    @interruptible
     def update(self, key: str, function: Callable[[Any], Any], default: Any = None) -> Any:
         """Writes `function(value)` and returns it; no update by another worker is lost.
 
@@ -150,12 +150,31 @@ class Session:
 
     def delete(self, key: str) -> bool:
         """Whether there was a value."""
-        return ask(b"delete", [self.id, VALUE, name_of(key), ANY]).arg == 1
+        return ask(b"delete", [self.id, VALUE, check_key(key), ANY]).arg == 1
 
     async def adelete(self, key: str) -> bool:
-        return (await aask(b"delete", [self.id, VALUE, name_of(key), ANY])).arg == 1
+        return (await aask(b"delete", [self.id, VALUE, check_key(key), ANY])).arg == 1
 
     # The session
+
+    def info(self) -> dict[str, Any] | None:
+        """What is known of the session, or None if it doesn't exist; no access.
+
+        `created` and `accessed` (as of `time.time()`), `ttl` (seconds; None for the global one), `entries`, `bytes`.
+        """
+        reply = ask(b"info", [self.id])
+        return None if reply.name == "missing" else _json.loads(reply.json)
+
+    async def ainfo(self) -> dict[str, Any] | None:
+        reply = await aask(b"info", [self.id])
+        return None if reply.name == "missing" else _json.loads(reply.json)
+
+    def expire(self) -> bool:
+        """Ends the session now, with its values and programs. Whether there was one."""
+        return ask(b"expire", [self.id]).arg == 1
+
+    async def aexpire(self) -> bool:
+        return (await aask(b"expire", [self.id])).arg == 1
 
     def touch(self) -> None:
         """Puts off the session's expiry, if there is such a session."""
@@ -172,8 +191,6 @@ def session(id: str | None = None) -> Session:
     thread that the handler started without its context.
     """
     if id is not None:
-        if not isinstance(id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"a session's id is a str, not {type(id).__name__}")
         return Session(id)
     request = running.get()
     if request is None or request.session is None:
@@ -202,14 +219,16 @@ def _pause(tries: int) -> float:
 
 
 def _write(id: str | None, space: int, key: str, expected: int, value: Any) -> tuple[list[Any], tuple[memoryview, ...]]:
-    head = [id, space, name_of(key), expected]
+    head = [id, space, check_key(key), expected]
     if isinstance(value, (bytes, bytearray, memoryview)):
         return [*head, None], (_flat(memoryview(value)),)
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
         array: Any = value
         if array.dtype.hasobject or array.dtype.names is not None:
-            raise TypeError(f"an array of dtype {array.dtype} can't be kept in a session: store its fields one by one")
+            raise TypeError(
+                f"an array of dtype {array.dtype} can't be kept in a session: store arrays of numbers, or JSON"
+            )
         shape = list(array.shape)
         array = numpy.ascontiguousarray(array)
         return [*head, [array.dtype.str, shape]], (_flat(memoryview(array.reshape(-1).view("u1"))),)

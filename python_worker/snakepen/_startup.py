@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import import_module
 
-from . import _linux
+from . import _directory, _linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def replace_main() -> None:
 
 def set_up_imports(config: Config) -> None:
     """sys.path, and the virtual environment's site-packages with their .pth files, which are user code."""
+    _directory.install()
     handlers = config.handlers
     first = [os.path.dirname(handlers["file"])] if handlers and "file" in handlers else []
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)

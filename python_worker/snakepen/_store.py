@@ -26,12 +26,18 @@ class SessionError(Exception):
         self.kind = kind
 
 
+SessionError.__module__ = "snakepen"  # where it is found
+
+
 class Conflict(SessionError):
     """The value isn't of the version that was expected. `found` is the version that it has; 0 if there is none."""
 
     def __init__(self, message: str, found: int) -> None:
         super().__init__("conflict", message)
         self.found = found
+
+
+Conflict.__module__ = "snakepen"
 
 
 _connection: Connection | None = None
@@ -69,29 +75,19 @@ async def aask(name: bytes, arguments: Any, buffers: Sequence[memoryview] = ()) 
     return _checked(await asyncio.to_thread(port.ask, name, json, buffers))
 
 
-def name_of(key: Any, what: str = "key") -> str:
-    """Rust takes what it can't understand for the end of the port: what the user gives is checked here."""
-    if not isinstance(key, str):
-        raise TypeError(f"a {what} is a str, not {type(key).__name__}")
-    return key
-
-
-def expectation_of(version: Any) -> int:
-    if version is None:
-        return ABSENT
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise TypeError(f"a version is an int, not {type(version).__name__}")
-    if not 0 <= version < 1 << 63:
-        raise ValueError(f"{version} is no version")
-    return version
+_OPERANDS = {"$[0]": "a session's id", "$[1]": "a space", "$[2]": "a key"}
 
 
 def _within(arguments: Any, buffers: Sequence[memoryview], port: Connection) -> bytes:
     try:
         json = _json.dumps(arguments)
     except _json.Unserialisable as error:
+        operand = _OPERANDS.get(error.path)
+        if operand is not None:
+            raise ValueError(f"{operand} is text that UTF-8 can say: {error.message}") from None
         path = error.path.replace("$[4]", "$", 1)
-        raise TypeError(f"can't be kept in a session: {error.type_name} at {path}: {error.message}") from None
+        advice = error.message.replace("return ", "store ")
+        raise TypeError(f"can't be kept in a session: {error.type_name} at {path}: {advice}") from None
     # What the frame has beside them is less.
     size = len(json) + sum(map(len, buffers)) + 64
     if size > port.max_frame:
@@ -107,3 +103,19 @@ def _checked(reply: Frame) -> Frame:
     if reply.name.startswith("error:"):
         raise SessionError(reply.name[6:], _json.loads(reply.json))
     return reply
+
+
+def check_key(key: str, what: str = "key") -> str:
+    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a {what} is a str, not {type(key).__name__}")
+    return key
+
+
+def check_expected(version: int | None) -> int:
+    if version is None:
+        return ABSENT
+    if not isinstance(version, int) or isinstance(version, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a version is an int from get_versioned(), or None, not {type(version).__name__}")
+    if not 0 <= version < 1 << 63:
+        raise ValueError(f"a version is one that get_versioned() has told, or None, not {version}")
+    return version

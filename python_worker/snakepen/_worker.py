@@ -8,7 +8,7 @@ import os
 import sys
 from importlib import import_module
 
-from . import _errors, _handlers, _json, _logging, _startup, _store, _wire
+from . import _directory, _errors, _handlers, _json, _linux, _logging, _startup, _store, _wire
 from ._cancel import Cancellation
 from ._connection import Connection, PortEnded
 from ._serve import Leave, Server
@@ -59,6 +59,8 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     if any(_handlers.is_async(function) for function in _handlers.table.values()):
         import_module("asyncio")  # now rather than in the first call
     server = Server(connection, page, birth.place, cancellation)
+    _linux.name_process(f"{birth.place.pool}/{birth.place.slot}")
+    _directory.settle()
     gc.enable()
     page.idle()
     connection.send(_wire.READY, 0, _wire.VERSION, json=_ready())

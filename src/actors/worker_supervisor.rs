@@ -24,6 +24,10 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) enum WorkerSupervisorMsg {
     /// Start the worker of this slot, if it is to have one and has none.
     Start(usize),
+    /// Start the worker of this slot now if it waits for that, and take its failures so far for nothing.
+    Hurry(usize, RpcReplyPort<()>),
+    /// Answered when the ends of workers that have ended before are on the board.
+    Known(RpcReplyPort<()>),
     /// Let the workers leave whose slots are not in use any more. Answered when they have been told.
     Retire(RpcReplyPort<()>),
     /// Let all workers leave in order, then stop.
@@ -90,10 +94,17 @@ impl Actor for WorkerSupervisor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             WorkerSupervisorMsg::Start(slot) => {
-                let runs = || state.children.values().any(|child| child.slot == slot);
-                if !state.stopping && state.is_in_use(slot) && !runs() {
-                    state.start(&myself, slot).await;
+                state.start_if_absent(&myself, slot).await;
+            }
+            WorkerSupervisorMsg::Hurry(slot, reply) => {
+                if let Some(backoff) = state.backoffs.get_mut(slot) {
+                    *backoff = Backoff::default();
                 }
+                state.start_if_absent(&myself, slot).await;
+                let _ = reply.send(());
+            }
+            WorkerSupervisorMsg::Known(reply) => {
+                let _ = reply.send(());
             }
             WorkerSupervisorMsg::Retire(reply) => {
                 state.backoffs.truncate(state.shared.board.active());
@@ -142,6 +153,13 @@ impl State {
             self.backoffs.resize_with(slot + 1, Backoff::default);
         }
         self.backoffs[slot].next(failure, fastrand::f64())
+    }
+
+    async fn start_if_absent(&mut self, myself: &ActorRef<WorkerSupervisorMsg>, slot: usize) {
+        let runs = self.children.values().any(|child| child.slot == slot);
+        if !self.stopping && self.is_in_use(slot) && !runs {
+            self.start(myself, slot).await;
+        }
     }
 
     async fn start(&mut self, myself: &ActorRef<WorkerSupervisorMsg>, slot: usize) {

@@ -5,6 +5,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::*;
 use crate::error::{Ended, Exit, PythonException, WorkerDeath};
 use crate::request::Why;
+use crate::stats::{Quantiles, Stats};
 
 fn link() -> (Link, UnboundedReceiver<Command>) {
     unbounded_channel()

@@ -1,3 +1,8 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::checked::{Handlers, THREAD_VARIABLES};
 use super::*;
 
 /// An interpreter that is there and can be executed, though it is no Python: nothing here starts it.

@@ -50,7 +50,7 @@ fn table() -> Vec<(Error, bool, bool)> {
     let table = vec![
         (Error::Config { option: "workers", message: text("no") }, false, false),
         (Error::NameTaken { name: text("demo") }, false, false),
-        (Error::from(StartError::UnsupportedPython(text("2.7"))), false, true),
+        (Error::from(StartError::UnsupportedPython(text("2.7"))), false, false),
         (Error::Encode { handler: text("add"), message: text("NaN at $") }, false, false),
         (Error::TooLarge { handler: text("add"), size: 2, limit: 1 }, false, false),
         (Error::Saturated { limit: 1 }, false, true),

@@ -3,18 +3,25 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-#[test]
-fn all_files_of_the_package_are_embedded() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("python_worker/snakepen");
-    let mut there = BTreeMap::new();
-    for entry in fs::read_dir(directory).unwrap() {
+/// The texts of all files under `base/name`, by their paths in `base`.
+fn files(base: &Path, name: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(base.join(name)).unwrap() {
         let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        if name != "__pycache__" {
-            assert!(entry.file_type().unwrap().is_file(), "{name}: only files are embedded");
-            there.insert(format!("snakepen/{name}"), fs::read_to_string(entry.path()).unwrap());
+        let path = format!("{name}/{}", entry.file_name().into_string().unwrap());
+        if path.ends_with("/__pycache__") {
+        } else if entry.file_type().unwrap().is_dir() {
+            found.extend(files(base, &path));
+        } else {
+            found.insert(path, fs::read_to_string(entry.path()).unwrap());
         }
     }
+    found
+}
+
+#[test]
+fn all_files_of_the_package_are_embedded() {
+    let there = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("python_worker"), "snakepen");
     let embedded: BTreeMap<_, _> =
         FILES.iter().map(|&(name, text)| (name.to_owned(), text.to_owned())).collect();
     let names = |files: &BTreeMap<String, String>| files.keys().cloned().collect::<Vec<_>>();
@@ -35,8 +42,7 @@ fn assert_whole(directory: &Path) {
     for (name, text) in FILES {
         assert_eq!(fs::read_to_string(directory.join(name)).unwrap(), *text, "{name}");
     }
-    let there = fs::read_dir(directory.join("snakepen")).unwrap().count();
-    assert_eq!(there, FILES.len(), "drafts are left");
+    assert_eq!(files(directory, "snakepen").len(), FILES.len(), "drafts are left");
 }
 
 #[test]
@@ -75,7 +81,10 @@ fn many_that_start_at_once_all_find_it_whole() {
 fn a_directory_that_others_can_write_is_refused() {
     let (_guard, base, directory) = cache();
     install(&base, &directory).unwrap();
-    for part in [&base, &directory, &directory.join("snakepen")] {
+    let package = directory.join("snakepen");
+    for part in
+        [&base, &directory, &package, &package.join("contrib"), &package.join("contrib/dspy")]
+    {
         fs::set_permissions(part, fs::Permissions::from_mode(0o770)).unwrap();
         let error = install(&base, &directory).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);

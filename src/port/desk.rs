@@ -3,6 +3,8 @@
 //! A question is an ASK frame, its answer a REPLY of the same id. Most are answered at once, in the port's own task; those
 //! that have to wait for a disk or a server are answered by tasks, of which there are at most so many.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -120,6 +122,8 @@ fn operation(frame: &Frame) -> Result<Result<Operation, SessionError>, String> {
             let (scope, space) = parse::<(Option<String>, u8)>(frame)?;
             Operation::Keys { scope: scope!(scope), space: space_of(space)? }
         }
+        "info" => Operation::Info { scope: scope!(parse::<Scoped>(frame)?.0) },
+        "expire" => Operation::Expire { scope: scope!(parse::<Scoped>(frame)?.0) },
         "touch" => Operation::Touch { scope: scope!(parse::<Scoped>(frame)?.0) },
         _ => return Err("is none that Rust knows".to_owned()),
     }))
@@ -181,6 +185,18 @@ fn encode(id: u64, outcome: Result<Outcome, SessionError>, limit: usize) -> Byte
                 }
             }
             reply(frame, id, version, limit)
+        }
+        Ok(Outcome::Info(Some(info))) => {
+            let seconds =
+                |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            let told = serde_json::json!({
+                "created": seconds(info.created),
+                "accessed": seconds(info.accessed),
+                "ttl": info.ttl.map(|ttl| ttl.as_secs_f64()),
+                "entries": info.entries,
+                "bytes": info.bytes,
+            });
+            reply(text(FrameBuilder::new(Kind::Reply, "value"), told), id, 0, limit)
         }
         Ok(Outcome::Keys(keys)) => {
             reply(text(FrameBuilder::new(Kind::Reply, "value"), keys), id, 0, limit)

@@ -106,8 +106,8 @@ pub enum SessionError {
         message: String,
     },
 
-    /// A write could not be made durable. It is not applied; when the file is opened again, it may be found in it, if the disk
-    /// has kept it all the same. Reads go on.
+    /// A write could not be made durable, and is not applied. Reads go on, writes do not until the store is opened again. It
+    /// finds the write then or not: nobody can tell what a failing disk has kept.
     #[error("session: {}: the write failed and is not applied: {message}", path.display())]
     Write {
         /// The file.
@@ -163,7 +163,6 @@ impl SessionError {
             | SessionError::Encode { .. }
             | SessionError::Decode { .. }
             | SessionError::File { .. }
-            // The store takes no more writes, and when it is opened again it may find this one.
             | SessionError::Write { .. }
             | SessionError::Server { .. }
             | SessionError::Closed { .. } => false,
@@ -187,16 +186,4 @@ pub(crate) fn check_ttl(ttl: Duration) -> Result<(), String> {
         return Err("a session lives for 1 ms at least".to_owned());
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// It may be found in the file when that is opened again: a second try could do it twice.
-    #[test]
-    fn a_write_that_failed_is_not_tried_again() {
-        let error = SessionError::Write { path: "file".into(), message: "no space left".into() };
-        assert!(!error.is_retryable());
-    }
 }

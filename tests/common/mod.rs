@@ -189,7 +189,7 @@ impl Mark {
         builder.env(Self::KEY, &self.0)
     }
 
-    /// Marks a host, and with it what it starts.
+    /// Marks a process that is to be started, and with it what it starts.
     pub fn set(&self, command: &mut std::process::Command) {
         command.env(Self::KEY, &self.0);
     }

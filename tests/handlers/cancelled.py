@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import itertools
 import logging
 import os
 import signal
@@ -78,6 +79,13 @@ def in_c(started: str) -> None:
     mutex = ctypes.create_string_buffer(64)
     libc.pthread_mutex_lock(mutex)
     libc.pthread_mutex_lock(mutex)
+
+
+@snakepen.handler
+def tight(started: str) -> None:
+    """Holds the GIL in a loop of C code that never ends."""
+    _tell(started, str(os.getpid()))
+    sum(itertools.repeat(0))
 
 
 @snakepen.handler

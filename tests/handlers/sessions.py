@@ -118,7 +118,26 @@ def errors() -> list[list[str]]:
     tell(lambda: session.put("k", "x" * (2 << 20)))
     tell(lambda: snakepen.session("\x00").get("k"))
     tell(lambda: session.put("k", float("nan")))
+    wrong: Any = "1"
+    tell(lambda: session.compare_and_set("k", 1, wrong))
+    tell(lambda: session.compare_and_set("k", 1, True))
+    tell(lambda: session.compare_and_set("k", 1, 2**70))
+    wrong = 3
+    tell(lambda: session.programs.get(wrong))
+    tell(lambda: session.programs.delete(wrong))
+    tell(lambda: session.programs.create("p", wrong, 1))
+    tell(lambda: snakepen.Session(wrong))
+    tell(lambda: session.get("\ud800"))
     return seen
+
+
+@snakepen.handler
+def life() -> list[Any]:
+    session = snakepen.session("short")
+    session["k"] = 1
+    before = session.info()
+    assert session.expire() and not session.expire()
+    return [before, session.info()]
 
 
 @snakepen.handler
@@ -210,3 +229,34 @@ def at_exit() -> None:
 
     session = snakepen.session()
     atexit.register(lambda: session.put("last words", os.getpid()))
+
+
+@snakepen.handler
+def slow_update(started: str, ended: str) -> None:
+    def change(_old: Any) -> None:
+        with open(started, "w"):
+            pass
+        try:
+            time.sleep(1000)
+        finally:
+            with open(ended, "w"):
+                pass
+
+    snakepen.session().update("slow", change)
+
+
+@snakepen.handler
+def slow_build(started: str, ended: str) -> None:
+    def build(_program: snakepen.Program) -> None:
+        with open(started, "w"):
+            pass
+        try:
+            time.sleep(1000)
+        finally:
+            with open(ended, "w"):
+                pass
+
+    programs = snakepen.session().programs
+    if programs.get("slow") is None:
+        programs.create("slow", "slow", None)
+    programs.built("slow", build)

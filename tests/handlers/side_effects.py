@@ -21,6 +21,17 @@ def pid() -> int:
 
 
 @snakepen.handler
+def directory() -> str:
+    return os.getcwd()
+
+
+@snakepen.handler
+def move_and_remove(to: str, removed: str) -> None:
+    os.chdir(to)
+    os.rmdir(removed)
+
+
+@snakepen.handler
 def change_directory() -> str:
     os.chdir("/")
     return os.getcwd()

@@ -340,8 +340,8 @@ pub async fn sessions_expire(kind: &impl Kind) {
     let lasting = store.session("lasting").unwrap();
     lasting.create_with_ttl(Duration::from_secs(60)).await.unwrap();
     session.put("k", &1).await.unwrap();
-    session.programs().create(Program::new("p", "k", json!({}))).await.unwrap();
     let accessed = Instant::now();
+    session.programs().create(Program::new("p", "k", json!({}))).await.unwrap();
     // Looking at it from outside is no access.
     until("it expires", || async {
         store.list().await.unwrap();

@@ -196,6 +196,8 @@ impl<'t> Batch<'t> {
     pub(super) fn apply(mut self) {
         // Only one thread takes room: nobody comes in between.
         self.give_back();
+        // A session lives for its TTL from when its writer hears of it, however long the disk has taken.
+        let now = self.table.now();
         for (scope, pending) in std::mem::take(&mut self.scopes) {
             let Pending { base, ends, new, entries } = pending;
             if let (Some(base), true) = (&base, ends) {
@@ -209,11 +211,12 @@ impl<'t> Batch<'t> {
                             all.insert(space, &name, entry);
                         }
                     }
-                    let cell = Cell::new(id, incarnation, (self.now, self.now), ttl, all);
+                    let cell = Cell::new(id, incarnation, (self.now, now), ttl, all);
                     self.table.put_in(cell);
                 }
                 (_, None, Some(base)) if !ends && !entries.is_empty() => {
                     if base.ttl != FOREVER {
+                        base.access(now);
                         base.note_persisted(self.now);
                     }
                     self.table.change(&base, entries);
