@@ -201,7 +201,6 @@ fn encode(id: u64, outcome: Result<Outcome, SessionError>, limit: usize) -> Byte
         Ok(Outcome::Keys(keys)) => {
             reply(text(FrameBuilder::new(Kind::Reply, "value"), keys), id, 0, limit)
         }
-        Ok(_) => refuse(id, "invalid", "an answer that workers have no use for", limit),
         Err(ref error @ SessionError::Conflict { found, .. }) => {
             let frame = text(FrameBuilder::new(Kind::Reply, "conflict"), error.to_string());
             reply(frame, id, found.unwrap_or(0), limit)
