@@ -363,3 +363,62 @@ async fn what_a_session_calls_back_is_cancelled() {
     }
     finish(pool).await;
 }
+
+/// A backend that answers late, and does not survive being asked for some keys.
+struct Treacherous(session::Memory);
+
+impl session::Backend for Treacherous {
+    fn open(&self, settings: &session::Settings) -> session::Answer<()> {
+        self.0.open(settings)
+    }
+
+    fn execute(&self, operation: session::Operation) -> session::Answer<session::Outcome> {
+        let fatal =
+            matches!(&operation, session::Operation::Get { key, .. } if key.name == "fatal");
+        let answer = self.0.execute(operation);
+        session::Answer::later(async move {
+            tokio::task::yield_now().await;
+            assert!(!fatal, "asked for it");
+            answer.await
+        })
+    }
+
+    fn list(
+        &self,
+        prefix: String,
+        after: Option<String>,
+        limit: usize,
+    ) -> session::Answer<Vec<String>> {
+        self.0.list(prefix, after, limit)
+    }
+
+    fn usage(&self) -> session::Answer<session::Usage> {
+        self.0.usage()
+    }
+
+    fn maintain(&self) -> session::Answer<Duration> {
+        self.0.maintain()
+    }
+
+    fn close(&self) -> session::Answer<()> {
+        self.0.close()
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_panics_costs_one_answer() {
+    let backend = Treacherous(session::Memory::new());
+    let store = SessionStore::builder(unique("store")).backend(backend).open().await.unwrap();
+    let pool = sessions().workers(1).sessions(store.clone()).start().await.unwrap();
+    let session = pool.session("s");
+    let facts: Vec<String> = session.call("remember", "a").await.unwrap();
+    assert_eq!(facts, ["a"]);
+    let error = session.call::<Value>("recall", "fatal").timeout(LIMIT).await.unwrap_err();
+    let Error::Python { exception, .. } = &error else { panic!("{error:?}") };
+    assert!(exception.message.contains("the store failed"), "{error}");
+    let facts: Vec<String> = session.call("remember", "b").await.unwrap();
+    assert_eq!(facts, ["a", "b"]);
+    assert_eq!(pool.stats().restarts, 0);
+    finish(pool).await;
+    store.close().await.unwrap();
+}

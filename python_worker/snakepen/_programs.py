@@ -151,8 +151,8 @@ class Programs:
             assert program is not None
             kept = (program.version, _code(build), build(program))
         _built[(self._session.id, id)] = kept
-        while len(_built) > _KEPT:
-            del _built[next(iter(_built))]
+        for oldest in list(_built)[:-_KEPT]:  # threads may build as well
+            _built.pop(oldest, None)
         return kept[2]
 
     # Questions

@@ -225,10 +225,12 @@ def _write(id: str | None, space: int, key: str, expected: int, value: Any) -> t
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
         array: Any = value
-        if array.dtype.hasobject or array.dtype.names is not None:
+        if array.dtype.hasobject or numpy.dtype(array.dtype.str) != array.dtype:  # fields, and types of other packages
             raise TypeError(
                 f"an array of dtype {array.dtype} can't be kept in a session: store arrays of numbers, or JSON"
             )
+        if isinstance(array, numpy.ma.MaskedArray):
+            raise TypeError("a masked array can't be kept in a session: store its .data and its .mask")
         shape = list(array.shape)
         array = numpy.ascontiguousarray(array)
         return [*head, [array.dtype.str, shape]], (_flat(memoryview(array.reshape(-1).view("u1"))),)

@@ -3,12 +3,13 @@
 //! A question is an ASK frame, its answer a REPLY of the same id. Most are answered at once, in the port's own task; those
 //! that have to wait for a disk or a server are answered by tasks, of which there are at most so many.
 
+use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 
 use crate::session::{
     Expected, Key, Operation, Outcome, Scope, SessionError, SessionStore, Space, Value,
@@ -24,11 +25,13 @@ pub(super) struct Desk {
     store: SessionStore,
     max_frame: usize,
     waiting: JoinSet<Bytes>,
+    /// The questions that those tasks answer.
+    asked: HashMap<Id, u64>,
 }
 
 impl Desk {
     pub(super) fn new(store: SessionStore, max_frame: usize) -> Self {
-        Self { store, max_frame, waiting: JoinSet::new() }
+        Self { store, max_frame, waiting: JoinSet::new(), asked: HashMap::new() }
     }
 
     /// The reply, if it is there at once; else [`Desk::reply`] has it.
@@ -54,19 +57,24 @@ impl Desk {
             return Ok(Some(self.refuse(frame.id, "busy", &message)));
         }
         let (id, max_frame) = (frame.id, self.max_frame);
-        self.waiting.spawn(async move { encode(id, answer.await, max_frame) });
+        let task = self.waiting.spawn(async move { encode(id, answer.await, max_frame) });
+        self.asked.insert(task.id(), id);
         Ok(None)
     }
 
     /// The next reply that had to be waited for; pending for ever if there is none.
     pub(super) async fn reply(&mut self) -> Bytes {
-        loop {
-            match self.waiting.join_next().await {
-                Some(Ok(reply)) => return reply,
-                // It panicked, or the runtime goes away: its worker waits until it is ended.
-                Some(Err(_)) => {}
-                None => std::future::pending().await,
+        match self.waiting.join_next_with_id().await {
+            Some(Ok((task, reply))) => {
+                self.asked.remove(&task);
+                reply
             }
+            // A backend of the user's may panic.
+            Some(Err(error)) => {
+                let id = self.asked.remove(&error.id()).unwrap_or_default();
+                self.refuse(id, "backend", &format!("session: the store failed: {error}"))
+            }
+            None => std::future::pending().await,
         }
     }
 

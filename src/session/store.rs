@@ -341,7 +341,7 @@ pub struct SessionStats {
     pub writes: u64,
     /// Writes that met another version than they expected.
     pub conflicts: u64,
-    /// Sessions that have expired and were swept by this host.
+    /// Sessions that have expired and were swept by this host; on a server, by all hosts.
     pub expired: u64,
 }
 
