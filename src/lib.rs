@@ -47,6 +47,8 @@
 //!    └─ <pool>                    owns the queue and the deadlines
 //! ```
 //!
+//! Beside it stands the store of its sessions, `<pool>/sessions`, unless it was [given one](Builder::sessions).
+//!
 //! A call is encoded in the caller's task and admitted (or refused: the queue is bounded); then the pool's dispatcher
 //! gives it to an idle worker, or queues it. The worker's I/O task writes it to the Python process and reads frames
 //! until the answer; it gives Python the next call, and the answer to the caller, who decodes it. No actor ever waits
@@ -72,6 +74,7 @@
 //! A handler is a function decorated with `@snakepen.handler`, `async def` or not, or one that the Rust side
 //! [exposes](Builder::expose). `snakepen.current()` tells the running request's id, deadline, worker and pool, and whether
 //! it is cancelled; `with snakepen.shield():` puts a cancellation off.
+//! `snakepen.session()` is the [session](session) of the call, whose state any worker reads and writes.
 //! What a handler prints and logs arrives in [`tracing`] under the target `snakepen::python`, with pool, worker and
 //! request. The package is embedded in the crate; nothing has to be installed.
 //!
