@@ -372,7 +372,7 @@ impl Builder {
     /// whether a call runs or not. Processes that a handler starts count, and files in memory (tmpfs) and what else the
     /// kernel charges; the swap is not used. What is [preloaded](Builder::preload) does not count until a worker writes to
     /// it: those pages stay charged to the launcher, which is in the host's cgroup. A worker that comes to its limit while it
-    /// loads its handlers fails with [`StartError::Memory`]. When a worker ends, all that is left in its cgroup is killed, even
+    /// loads its handlers fails with [`StartError::Memory`](crate::StartError::Memory). When a worker ends, all that is left in its cgroup is killed, even
     /// in a session of its own. The kernel takes up to tens of milliseconds to move a worker, so one starts that much later.
     ///
     /// Delegated means that the cgroup above the host's own was given to it: under systemd by `Delegate=memory` with
