@@ -74,7 +74,7 @@
 //! A handler is a function decorated with `@snakepen.handler`, `async def` or not, or one that the Rust side
 //! [exposes](Builder::expose). `snakepen.current()` tells the running request's id, deadline, worker and pool, and whether
 //! it is cancelled; `with snakepen.shield():` puts a cancellation off.
-//! `snakepen.session()` is the [session](session) of the call, whose state any worker reads and writes.
+//! `snakepen.session()` is the [session] of the call, whose state any worker reads and writes.
 //! What a handler prints and logs arrives in [`tracing`] under the target `snakepen::python`, with pool, worker and
 //! request. The package is embedded in the crate; nothing has to be installed.
 //!
