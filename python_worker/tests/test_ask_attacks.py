@@ -186,16 +186,16 @@ def test_signal_handlers_that_raise_at_any_point_hold_nobody_up(
 ) -> None:
     """Each question is answered, or fails because a part of the stream may be lost; then all do."""
     dice = random.Random(1)
-    ended = threading.Event()
+    ended = [False]  # not an Event: an exception in one leaves its lock held
 
     def leave(error: BaseException, _: Connection) -> None:
-        ended.set()
+        ended[0] = True
         raise SystemExit from error
 
     monkeypatch.setattr("snakepen._worker.leave_for_good", leave)
 
     def alarm(_number: int, _frame: FrameType | None) -> None:
-        if not ended.is_set():
+        if not ended[0]:
             raise Alarm
 
     on_alarm(alarm)
@@ -206,7 +206,7 @@ def test_signal_handlers_that_raise_at_any_point_hold_nobody_up(
         connection = Connection(near.detach(), 1 << 24)
         echo = Echo(far)
         echo.start()
-        ended.clear()
+        ended[0] = False
         done = threading.Event()
 
         def ask(connection: Connection = connection, done: threading.Event = done) -> None:
@@ -218,7 +218,7 @@ def test_signal_handlers_that_raise_at_any_point_hold_nobody_up(
         for other in others:
             other.start()
         try:
-            while not ended.is_set() and time.monotonic() < end:
+            while not ended[0] and time.monotonic() < end:
                 try:
                     signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-5, 1e-3))
                     while True:
@@ -228,7 +228,7 @@ def test_signal_handlers_that_raise_at_any_point_hold_nobody_up(
         except SystemExit:
             pass
         finally:
-            ended.set()
+            ended[0] = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         done.set()
         # Those that sleep now are woken by the next frame, or the end.
