@@ -316,6 +316,15 @@ class Connection:
                 self._socket.shutdown(SHUT_RDWR)
                 raise
 
+    def recover(self) -> None:
+        """Gives back the locks that a signal handler's exception has left held, where nothing could give them back.
+
+        Between two requests nothing of the main thread's is under way.
+        """
+        for lock in (self._sending, self._receiving):
+            if lock._is_owned():
+                lock.release()
+
     def flush(self) -> None:
         """Waits until what other threads are sending has gone out, for a second at most."""
         if self._sending.acquire(True, 1.0):

@@ -72,6 +72,7 @@ class Server:
                 stream.flush()  # what print(end="") has left
             except Exception:  # the handler has put something of its own there
                 pass
+        self._connection.recover()
         self._connection.send(kind, call.id, 0, name, json, flags)
         self._page.idle()
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import random
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -175,71 +173,6 @@ def test_a_signal_handler_that_asks_while_its_thread_sends(
     assert len(refused) == 1
     far.shutdown(socket.SHUT_RDWR)
     reader.join()
-
-
-class Alarm(Exception):
-    pass
-
-
-def test_signal_handlers_that_raise_at_any_point_hold_nobody_up(
-    on_alarm: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each question is answered, or fails because a part of the stream may be lost; then all do."""
-    dice = random.Random(1)
-    ended = [False]  # not an Event: an exception in one leaves its lock held
-
-    def leave(error: BaseException, _: Connection) -> None:
-        ended[0] = True
-        raise SystemExit from error
-
-    monkeypatch.setattr("snakepen._worker.leave_for_good", leave)
-
-    def alarm(_number: int, _frame: FrameType | None) -> None:
-        if not ended[0]:
-            raise Alarm
-
-    on_alarm(alarm)
-    raised = 0
-    end = time.monotonic() + 4
-    while time.monotonic() < end:
-        near, far = socket.socketpair()
-        connection = Connection(near.detach(), 1 << 24)
-        echo = Echo(far)
-        echo.start()
-        ended[0] = False
-        done = threading.Event()
-
-        def ask(connection: Connection = connection, done: threading.Event = done) -> None:
-            with contextlib.suppress(SystemExit):
-                while not done.is_set():
-                    assert connection.ask(b"get", b"1").json == "1"
-
-        others = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
-        for other in others:
-            other.start()
-        try:
-            while not ended[0] and time.monotonic() < end:
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-5, 1e-3))
-                    while True:
-                        connection.ask(b"get", b"0")
-                except Alarm:
-                    raised += 1
-        except SystemExit:
-            pass
-        finally:
-            ended[0] = True
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        done.set()
-        # Those that sleep now are woken by the next frame, or the end.
-        for other in others:
-            other.join(10)
-            assert not other.is_alive(), "a thread waits for ever"
-        connection.abandon()
-        far.shutdown(socket.SHUT_RDWR)
-        echo.join()
-        far.close()
-    assert raised > 100
 
 
 def test_a_reply_for_a_loop_that_is_closed(pair: tuple[Connection, socket.socket]) -> None:
