@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from harness import until
 
 from snakepen import _wire
 from snakepen._connection import Connection
@@ -131,12 +132,15 @@ def test_a_signal_handler_that_asks_while_its_thread_sleeps(
     other.start()
     first = asked(far, decoder)
 
+    def waiting() -> list[Any]:
+        return connection._sleepers  # pyright: ignore[reportPrivateUsage]
+
     def rust() -> None:
         second = asked(far, decoder)
-        time.sleep(0.05)  # it sleeps by now
+        until(lambda: len(waiting()) == 2, "the main thread waits")
         signal.pthread_kill(main, signal.SIGALRM)
         third = asked(far, decoder)
-        time.sleep(0.05)  # that sleeps, too
+        until(lambda: len(waiting()) == 3, "the signal handler waits")
         far.sendall(_wire.encode(_wire.REPLY, first.id, json=b"1"))
         other.join()
         far.sendall(_wire.encode(_wire.REPLY, third.id, json=b"3") + _wire.encode(_wire.REPLY, second.id, json=b"2"))
