@@ -193,3 +193,18 @@ def test_a_reply_for_a_loop_that_is_closed(pair: tuple[Connection, socket.socket
     thread.start()
     thread.join()
     assert found == ["2"]
+
+
+def test_what_an_exception_has_left_held_ends_with_the_request(pair: tuple[Connection, socket.socket]) -> None:
+    """As a signal handler's may that comes where nothing can give a lock back."""
+    connection, far = pair
+    echo = Echo(far)
+    echo.start()
+    for lock in (connection._sending, connection._receiving):  # pyright: ignore[reportPrivateUsage]
+        lock.acquire()
+        with pytest.raises(RuntimeError, match="can't wait for Rust"):
+            connection.ask(b"get", b"1")
+        connection.recover()
+        assert connection.ask(b"get", b"1").json == "1"
+    far.shutdown(socket.SHUT_RDWR)
+    echo.join()
