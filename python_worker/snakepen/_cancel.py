@@ -33,6 +33,7 @@ else:
 
 CANCEL = signal.SIGURG  # by default both are ignored: one that goes astray harms nobody
 DUMP = signal.SIGWINCH
+BEGIN = "\x16"
 END = b"\x17"
 
 _MAX_FRAMES = 100
@@ -190,13 +191,13 @@ class Cancellation:
 
     def _asked(self, _number: int, frame: FrameType | None) -> None:
         request = self._connection.running
-        if request is None or self._page.cancelled() != request.id:
+        if request is None or not self._page.is_cancelled(request.id):
             return
         request.cancelled = True
         case = self._find(request)
         if not case.shown:
             case.shown = True
-            self._show(frame)
+            self._show(request, frame)
         if self.request is request:
             error = self._interrupt(case, frame, soon=True)
             if error is not None:
@@ -272,8 +273,8 @@ class Cancellation:
 
     # The stack
 
-    def _show(self, frame: FrameType | None) -> None:
-        lines = ["Stack (most recent call first):\n"]
+    def _show(self, request: Request, frame: FrameType | None) -> None:
+        lines = [f"{BEGIN}{request.id}\n", "Stack (most recent call first):\n"]
         if self.task is not None:
             lines += _awaited(self.task.get_coro())
         at = frame
