@@ -352,6 +352,7 @@ async fn make(
     if wish.key.is_some() {
         wish.settle(shared.board.size());
     }
+    shared.kinds.apply(handler_of(&frame), &mut wish);
     let mut request = Some(Request::new(frame, wish, ticket));
     if let Some(line) = line {
         request = line.wait(anchor, request, made).await;
