@@ -31,6 +31,7 @@ files!(
     "_async.py",
     "_cancel.py",
     "_cgroup.py",
+    "_codec.py",
     "_config.py",
     "_connection.py",
     "_control.py",

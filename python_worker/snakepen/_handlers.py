@@ -20,29 +20,34 @@ _CO_COROUTINE = 0x80
 
 table: dict[str, Callable[..., Any]] = {}
 
+writable: set[str] = set()
+"""The handlers whose buffers and arrays they may write to."""
+
 
 if TYPE_CHECKING:
 
     @overload
     def handler(function: Function, /) -> Function: ...
     @overload
-    def handler(*, name: str | None = None) -> Callable[[Function], Function]: ...
+    def handler(*, name: str | None = None, writable: bool = False) -> Callable[[Function], Function]: ...
 
 
-def handler(function: Any = None, /, *, name: str | None = None) -> Any:
+def handler(function: Any = None, /, *, name: str | None = None, writable: bool = False) -> Any:
     """Lets Rust call this function by its name, or by the one given.
 
     `@handler` and `@handler(name="x")` return the function unchanged. It may be `async def`.
+    Buffers and arrays among its arguments are read-only; with `@handler(writable=True)` they are its own, to write to.
+    Whoever called it sees nothing of that.
     Raises TypeError for what isn't a function, ValueError for a name that another function has.
     """
     if name is not None and not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"a handler's name is a str, not {type(name).__name__}")
     if function is None:
-        return lambda function: handler_of(function, name)
-    return handler_of(function, name)
+        return lambda function: handler_of(function, name, writable)
+    return handler_of(function, name, writable)
 
 
-def handler_of(function: Any, name: str | None) -> Any:
+def handler_of(function: Any, name: str | None, writes: bool = False) -> Any:
     if isinstance(function, type) or not callable(function):
         what = f"the class {function.__qualname__}" if isinstance(function, type) else f"{function!r:.80}"
         raise TypeError(f"@snakepen.handler decorates a function, not {what}")
@@ -51,6 +56,7 @@ def handler_of(function: Any, name: str | None) -> Any:
         if not isinstance(name, str):
             raise TypeError(f"{function!r:.80} has no __name__: use @snakepen.handler(name=...)")
     register(name, function)
+    (writable.add if writes else writable.discard)(name)
     return function
 
 

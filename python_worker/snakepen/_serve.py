@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _directory, _errors, _handlers, _json, _wire
+from . import _codec, _directory, _errors, _handlers, _json, _wire
 from ._request import Request, running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from ._async import EventLoop
@@ -54,15 +55,12 @@ class Server:
             known = sorted(self._handlers)
             self._refuse(call, b"unknown_handler", {"name": call.name, "known": known})
             return
-        if call.buffers:
-            self._refuse(call, b"arguments", {"message": "this version of snakepen takes no buffers"})
-            return
         try:
-            arguments = _json.loads(call.json) if call.json else None
+            arguments = _codec.arguments(call)
         except (ValueError, RecursionError) as error:
             self._refuse(call, b"arguments", {"message": f"{type(error).__name__}: {error}"})
             return
-        kind, name, json, flags = self._run(function, arguments, call, session)
+        kind, name, json, flags, buffers = self._run(function, arguments, call, session)
         if self._cancellation.case is not None and self._cancellation.settle():
             flags |= _wire.RECYCLE
         if _directory.changed and not _directory.restore():
@@ -73,13 +71,13 @@ class Server:
             except Exception:  # the handler has put something of its own there
                 pass
         self._connection.recover()
-        self._connection.send(kind, call.id, 0, name, json, flags)
+        self._connection.send(kind, call.id, 0, name, json, flags, buffers)
         self._page.idle()
 
     def _run(
         self, function: Any, arguments: Any, call: Frame, session: str | None = None
-    ) -> tuple[int, bytes, bytes, int]:
-        """What to answer: kind, name, JSON, flags."""
+    ) -> tuple[int, bytes, bytes, int, Sequence[memoryview]]:
+        """What to answer: kind, name, JSON, flags, and the buffers beside the JSON."""
         connection = self._connection
         cancellation = self._cancellation
         request = Request(call.id, call.name, call.arg, self._place, session)
@@ -107,14 +105,8 @@ class Server:
                 cancellation.request = None
             if connection.abandoned:
                 os._exit(0)
-            json = _json.dumps(result)
-            if len(json) > connection.max_frame:
-                raise _json.Unserialisable(
-                    type(result).__name__,
-                    "$",
-                    f"the result takes {len(json)} bytes as JSON, the pool's largest frame is {connection.max_frame}",
-                )
-            return _wire.RESULT, b"", json, 0
+            json, buffers = _codec.dumps(result, connection.max_frame)
+            return _wire.RESULT, b"", json, 0, buffers
         except SystemExit as leaving:
             if connection.abandoned:
                 os._exit(leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None))
@@ -125,16 +117,16 @@ class Server:
                 "path": error.path,
                 "message": _errors.sound(error.message),
             }
-            return _wire.ERROR, b"result", self._encode(b"result", fault), 0
+            return _wire.ERROR, b"result", self._encode(b"result", fault), 0, ()
         except BaseException as error:
             cancellation.request = None
             if connection.abandoned:
                 os._exit(1)
             if request.cancelled and cancellation.caused(error):
-                return _wire.ERROR, b"cancelled", b"{}", 0
+                return _wire.ERROR, b"cancelled", b"{}", 0, ()
             # After MemoryError nobody knows what was left half done.
             flags = _wire.RECYCLE if isinstance(error, MemoryError) else 0
-            return _wire.ERROR, b"exception", self._encode(b"exception", _errors.describe(error)), flags
+            return _wire.ERROR, b"exception", self._encode(b"exception", _errors.describe(error)), flags, ()
         finally:
             connection.running = None
             running.set(None)
