@@ -7,13 +7,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::codec;
 use crate::error::{Error, Stage};
 use crate::pool::Anchor;
 use crate::port::Command;
@@ -25,7 +25,7 @@ use crate::shared::{PoolCell, Shared};
 use crate::stats::WorkerState;
 use crate::sys;
 use crate::turns::{Turn, Turns};
-use crate::wire::{FrameBuilder, Kind, json};
+use crate::wire::{FrameBuilder, Kind, Message};
 
 /// A cancelled call that has not ended by then is cancelled again.
 const CANCEL_AGAIN: Duration = Duration::from_millis(20);
@@ -180,7 +180,7 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
             let made = Made { id: shared.next_id(), at: Instant::now(), timeout, cancel };
             let frame = finish(frame?, &made, shared.config.limits.max_frame)?;
             let retry = Retry::new(if idempotent { shared.config.limits.retries } else { 0 });
-            let json = if line.is_some() {
+            let payload = if line.is_some() {
                 // A future that is kept and not polled must not hold up those behind it: not with its turn, nor past its
                 // deadline.
                 let pool = shared.config.name.clone();
@@ -191,13 +191,12 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
             } else {
                 attempt(&anchor, wish, frame.clone(), made, None, retry).await?
             };
-            serde_json::from_slice(&json).map_err(|error| undecoded(handler_of(&frame), &error))
+            codec::decode(&payload).map_err(|error| undecoded(handler_of(frame.head()), error))
         })
     }
 }
 
-fn undecoded(handler: &str, error: &serde_json::Error) -> Error {
-    let mut message = error.to_string();
+fn undecoded(handler: &str, mut message: String) -> Error {
     if message.contains("expected unit") {
         message += "; `()` stands for None, and `serde::de::IgnoredAny` takes whatever comes";
     }
@@ -214,11 +213,11 @@ struct Made {
 
 impl Made {
     /// The error of a call that was cancelled before this try is made.
-    fn not_if_cancelled(&self, frame: &[u8]) -> Result<(), Error> {
+    fn not_if_cancelled(&self, frame: &Message) -> Result<(), Error> {
         if self.cancel.as_ref().is_none_or(|cancel| !cancel.is_cancelled()) {
             return Ok(());
         }
-        let handler = handler_of(frame).to_owned();
+        let handler = handler_of(frame.head()).to_owned();
         let (elapsed, python_stack) = (Duration::ZERO, String::new());
         Err(Error::Cancelled { handler, stage: Stage::Queue, elapsed, python_stack })
     }
@@ -256,17 +255,18 @@ fn encode(
         None => FrameBuilder::new(Kind::Call, handler),
         Some(id) => FrameBuilder::new(Kind::Call, &format!("{handler}\0{id}")),
     };
-    json::to_writer(frame.json(), args).map_err(|error| Error::Encode {
+    let buffers = codec::encode(frame.json(), args).map_err(|error| Error::Encode {
         handler: handler.to_owned(),
         message: error.to_string(),
     })?;
+    frame.beside(buffers);
     Ok(frame)
 }
 
-fn finish(mut frame: FrameBuilder, made: &Made, limit: usize) -> Result<Bytes, Error> {
+fn finish(mut frame: FrameBuilder, made: &Made, limit: usize) -> Result<Message, Error> {
     let deadline = sys::monotonic_ns(made.at).saturating_add(nanos(made.timeout));
-    match frame.finish(made.id, deadline, limit) {
-        Ok(frame) => Ok(frame.into()),
+    match frame.message(made.id, deadline, limit) {
+        Ok(frame) => Ok(frame),
         Err(size) => {
             Err(Error::TooLarge { handler: handler_of(frame.bytes()).to_owned(), size, limit })
         }
@@ -281,11 +281,11 @@ fn nanos(time: Duration) -> u64 {
 async fn attempt(
     anchor: &Anchor,
     wish: Wish,
-    mut frame: Bytes,
+    mut frame: Message,
     mut made: Made,
     mut line: Option<Line>,
     mut retry: Retry,
-) -> Result<Bytes, Error> {
+) -> Answer {
     let Made { at, timeout, .. } = made;
     // Of the last try that may have run, else of the last one.
     let mut worst: Option<Error> = None;
@@ -295,7 +295,7 @@ async fn attempt(
             Err(error) => Err(error),
         };
         let mut error = match outcome {
-            Ok(json) => return Ok(json),
+            Ok(payload) => return Ok(payload),
             Err(error) => error,
         };
         match &mut error {
@@ -329,17 +329,17 @@ async fn attempt(
         let now = Instant::now();
         let left = timeout.saturating_sub(now - at);
         made = Made { id: anchor.shared.next_id(), at: now, timeout: left, ..made };
-        frame = FrameBuilder::renamed(frame, made.id);
+        frame = frame.renamed(made.id);
     }
 }
 
 async fn make(
     anchor: &Anchor,
     mut wish: Wish,
-    frame: Bytes,
+    frame: Message,
     made: &Made,
     line: Option<&mut Line>,
-) -> Result<Bytes, Error> {
+) -> Answer {
     let shared = &anchor.shared;
     let &Made { id, at, timeout, .. } = made;
     if shared.is_closed() {
@@ -352,7 +352,7 @@ async fn make(
     if wish.key.is_some() {
         wish.settle(shared.board.size());
     }
-    shared.kinds.apply(handler_of(&frame), &mut wish);
+    shared.kinds.apply(handler_of(frame.head()), &mut wish);
     let mut request = Some(Request::new(frame, wish, ticket));
     if let Some(line) = line {
         request = line.wait(anchor, request, made).await;

@@ -152,12 +152,12 @@ class OverlappingServer(Server):
         import asyncio
 
         if request.cancelled and isinstance(error, asyncio.CancelledError):
-            return _wire.ERROR, b"cancelled", b"{}", 0
+            return _wire.ERROR, b"cancelled", b"{}", 0, ()
         return failure(error, self._connection.max_frame)
 
     def _answer(self, request: Request, answer: Answer) -> None:
-        kind, name, json, flags = answer
-        self._connection.send(kind, request.id, 0, name, json, flags)
+        kind, name, json, flags, buffers = answer
+        self._connection.send(kind, request.id, 0, name, json, flags, buffers)
 
     # Batches
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _directory, _errors, _handlers, _json, _wire
+from . import _codec, _directory, _errors, _handlers, _json, _wire
 from ._request import Request, running
 
 TYPE_CHECKING = False
@@ -30,8 +30,8 @@ class Leave(Exception):
         self.code = code
 
 
-Answer = tuple[int, bytes, bytes, int]
-"""Kind, name, JSON, flags."""
+Answer = tuple[int, bytes, bytes, int, "Sequence[memoryview]"]
+"""Kind, name, JSON, flags, and the buffers beside the JSON."""
 
 
 class Server:
@@ -61,9 +61,9 @@ class Server:
             return
         function, arguments, session = prepared
         request = Request(call.id, call.name, call.arg, self._place, session)
-        kind, name, json, flags = self._run(function, arguments, request, self._result)
+        kind, name, json, flags, buffers = self._run(function, arguments, request, self._result)
         flags |= self._tidy()
-        self._connection.send(kind, call.id, 0, name, json, flags)
+        self._connection.send(kind, call.id, 0, name, json, flags, buffers)
         self._page.idle()
 
     def _prepare(self, call: Frame) -> tuple[Any, Any, str | None] | None:
@@ -77,11 +77,8 @@ class Server:
             known = sorted(self._handlers)
             self._refuse(call, b"unknown_handler", {"name": call.name, "known": known})
             return None
-        if call.buffers:
-            self._refuse(call, b"arguments", {"message": "this version of snakepen takes no buffers"})
-            return None
         try:
-            return function, _json.loads(call.json) if call.json else None, session
+            return function, _codec.arguments(call), session
         except (ValueError, RecursionError) as error:
             self._refuse(call, b"arguments", {"message": f"{type(error).__name__}: {error}"})
             return None
@@ -164,11 +161,11 @@ class Server:
             running.set(None)
 
     def _result(self, result: Any) -> Answer:
-        return _wire.RESULT, b"", encode_result(result, self._connection.max_frame), 0
+        return success(result, self._connection.max_frame)
 
     def _failure(self, request: Request, error: BaseException) -> Answer:
         if request.cancelled and self._cancellation.caused(error):
-            return _wire.ERROR, b"cancelled", b"{}", 0
+            return _wire.ERROR, b"cancelled", b"{}", 0, ()
         return failure(error, self._connection.max_frame)
 
     def _await(self, awaitable: Any) -> Any:
@@ -186,15 +183,10 @@ class Server:
         self._connection.send(_wire.ERROR, call.id, 0, status, _errors.encode_within(fault, max_bytes))
 
 
-def encode_result(result: Any, max_frame: int) -> bytes:
-    json = _json.dumps(result)
-    if len(json) > max_frame:
-        raise _json.Unserialisable(
-            type(result).__name__,
-            "$",
-            f"the result takes {len(json)} bytes as JSON, the pool's largest frame is {max_frame}",
-        )
-    return json
+def success(result: Any, max_frame: int) -> Answer:
+    """The answer of a handler that has returned this."""
+    json, buffers = _codec.dumps(result, max_frame)
+    return _wire.RESULT, b"", json, 0, buffers
 
 
 def failure(error: BaseException, max_frame: int) -> Answer:
@@ -212,4 +204,4 @@ def failure(error: BaseException, max_frame: int) -> Answer:
         fault = _errors.describe(error)
         # After MemoryError nobody knows what was left half done.
         flags = _wire.RECYCLE if isinstance(error, MemoryError) else 0
-    return _wire.ERROR, status, _errors.encode_within(fault, max_frame - len(status)), flags
+    return _wire.ERROR, status, _errors.encode_within(fault, max_frame - len(status)), flags, ()
