@@ -297,6 +297,24 @@ impl Board {
         }
     }
 
+    /// Whether these calls, as far as they still are with their workers, hold all that a call could be run by: the slot that
+    /// it is bound to, else every slot, of which there are to be `most` at least.
+    pub(crate) fn hold_all(
+        &self,
+        calls: impl IntoIterator<Item = Held>,
+        bound: Option<usize>,
+        most: usize,
+    ) -> bool {
+        let inner = self.lock();
+        let holds = |held: &Held| {
+            inner.in_use().get(held.slot).is_some_and(|slot| {
+                slot.epoch == held.epoch && slot.running.is_some_and(|(id, _)| id == held.id)
+            }) && bound.is_none_or(|slot| slot == held.slot)
+        };
+        let held = calls.into_iter().filter(holds).count();
+        held > 0 && held >= bound.map_or(inner.active.max(most), |_| 1)
+    }
+
     pub(crate) fn is_busy(&self, slot: usize) -> bool {
         self.lock().slots[slot].running.is_some()
     }
@@ -409,6 +427,7 @@ impl Inner {
             Error::WorkerDied(_) => &mut failed.worker_died,
             Error::CircuitOpen { .. } => &mut failed.circuit_open,
             Error::WorkerBusy { .. } => &mut failed.worker_busy,
+            Error::WouldDeadlock { .. } => &mut failed.would_deadlock,
             Error::NoSuchWorker { .. } => &mut failed.no_such_worker,
             Error::Start(_) => &mut failed.start,
             Error::Closed { .. } => &mut failed.closed,

@@ -151,6 +151,10 @@ fn each_end_is_counted_under_its_kind() {
         ),
         (Error::WorkerBusy { worker: text("p/worker/0") }, Failures { worker_busy: 1, ..none() }),
         (
+            Error::WouldDeadlock { handler: text("f"), waits_for: text("a worker"), chain: vec![] },
+            Failures { would_deadlock: 1, ..none() },
+        ),
+        (
             Error::NoSuchWorker { name: text("p/worker/9"), workers: Some(8) },
             Failures { no_such_worker: 1, ..none() },
         ),

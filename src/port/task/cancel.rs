@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Leave, Live, PortTask};
 use crate::board::Held;
+use crate::context::CallContext;
 use crate::request::{Request, Why};
 use crate::stats::WorkerState;
 use crate::sys::Signal;
@@ -41,6 +42,8 @@ pub(super) struct Cancelling {
     why: Why,
     /// The next call of its session waits until its handler has ended.
     turn: Option<Arc<Turn>>,
+    /// Of what its handler still calls in Rust.
+    context: Option<CallContext>,
     /// Its caller still waits, for the Python stack.
     caller: Option<Box<Request>>,
     answer_at: Instant,
@@ -54,6 +57,11 @@ pub(super) struct Cancelling {
 impl Cancelling {
     pub(super) fn id(&self) -> u64 {
         self.held.id
+    }
+
+    /// None once its handler has ended.
+    pub(super) fn context(&self) -> Option<CallContext> {
+        self.context.clone()
     }
 
     /// When there is something to do next.
@@ -93,15 +101,17 @@ impl PortTask {
         live.port.ask_to_cancel(held.id);
         live.child.signal_main_thread(Signal::Urg);
         let now = Instant::now();
+        let kill_at = now + self.shared.config.limits.cancel_grace.max(STACK);
         let mut cancelling = Cancelling {
             held,
             why,
+            context: request.context().map(|context| context.until(kill_at)),
             turn: request.turn.take(),
             caller: Some(request),
             answer_at: now + STACK,
             dump_at: Some(now + DUMP),
             again_at: now + AGAIN,
-            kill_at: now + self.shared.config.limits.cancel_grace.max(STACK),
+            kill_at,
             fenced: false,
         };
         if why == Why::Abandoned {
@@ -155,7 +165,9 @@ impl PortTask {
     pub(super) fn cancelled(&self, live: &mut Live, frame: &Frame) -> Option<Leave> {
         let cancelling = live.cancelling.as_mut()?;
         cancelling.dump_at = None;
+        cancelling.context = None;
         cancelling.answer(live.port.take_dump());
+        live.desk.abandon(cancelling.id());
         if frame.flags & FLAG_RECYCLE != 0 {
             return Some(Leave::Recycle);
         }

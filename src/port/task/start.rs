@@ -62,7 +62,11 @@ impl PortTask {
             successor: None,
             retiring: false,
             meter: Meter::new(&self.shared.config.worker_limits),
-            desk: Desk::new(self.shared.sessions.clone(), self.shared.config.limits.max_frame),
+            desk: Desk::new(
+                self.shared.sessions.clone(),
+                self.shared.exposed.clone(),
+                self.shared.config.limits.max_frame,
+            ),
         };
         let timeout = self.shared.config.limits.startup_timeout;
         let ready = tokio::time::timeout(timeout, self.ready(&mut live)).await;
