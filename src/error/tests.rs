@@ -178,6 +178,7 @@ fn each_says_where_it_failed_and_what_it_was_about() {
         &["`demo`", "shut down"],
         &["`demo/worker/9`"],
         &["session", "full", "`max_sessions` is 7", "raise"],
+        &["queue", "`inner`", "needs worker demo/worker/0", "outer > middle", "outside of them"],
     ];
     let table = table();
     assert_eq!(table.len(), expected.len());

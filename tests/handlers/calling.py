@@ -134,6 +134,11 @@ def in_shield(name: str, last: str) -> None:
 
 
 @handler
+def remaining() -> float | None:
+    return snakepen.current().remaining()
+
+
+@handler
 def nest(depth: int) -> int:
     """So many calls deep."""
     return 1 if depth <= 1 else 1 + actor("nest").call(depth - 1)
