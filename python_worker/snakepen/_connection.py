@@ -42,7 +42,7 @@ class Waiter:
         self.frame: Frame | None = None
         self.token = 0
         self.may_leave = may_leave
-        """It may be interrupted by a cancellation while it waits."""
+        """It is the main thread, which a cancellation may interrupt while it waits."""
         self._lock = allocate_lock()
         self._lock.acquire()
 
@@ -191,9 +191,13 @@ class Connection:
             raise
 
     def _wait(self, waiter: Waiter, wait: Callable[[], object]) -> None:
+        if not waiter.may_leave:
+            wait()
+            return
+        # Of the main thread alone. A signal handler that has interrupted it here may come here, too.
         before = self.waits
         try:
-            self.waits = waiter.may_leave and get_ident() == self._thread
+            self.waits = True
             wait()
         finally:
             self.waits = before
@@ -272,7 +276,7 @@ class Connection:
 
     def call(self, name: bytes, json: bytes) -> Frame:
         """Calls what Rust exposes, and waits for the reply. A cancellation may come meanwhile; who leaves says so."""
-        waiter = Waiter(may_leave=True)
+        waiter = Waiter(get_ident() == self._thread)
         self._check_place()
         try:
             self._ask(waiter, name, json, ())
