@@ -126,7 +126,8 @@ impl Nested {
         handler: &str,
     ) -> Option<Error> {
         let has_turn = |call: &Self| {
-            call.turn.as_deref() == Some(session) && shared.board.hold_all([call.held], Some(call.held.slot), 0)
+            call.turn.as_deref() == Some(session)
+                && shared.board.hold_all([call.held], Some(call.held.slot), 0)
         };
         let blocked = self.of_pool(shared).any(has_turn);
         blocked.then(|| self.would_deadlock(handler, format!("the turn of session `{session}`")))

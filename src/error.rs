@@ -215,8 +215,8 @@ pub enum Error {
     /// Two chains of calls that hold all workers between them, and each wait for one more, are not found to be
     /// stuck: there the deadlines help.
     #[error(
-        "queue: `{handler}` would wait for itself: it needs {waits_for}, held by the calls that it is made in ({}); give the pool \
-         a worker more than calls are nested, or make the call outside of them",
+        "queue: `{handler}` would wait for itself: it needs {waits_for}, held by the calls that it is made in ({}): make it \
+         elsewhere, or outside of them; where any worker will do, have as many as calls are nested",
         chain.join(" > ")
     )]
     WouldDeadlock {

@@ -143,7 +143,8 @@ impl Exposed {
     /// Room for a cast, to be kept until it has ended.
     pub(crate) fn admit_cast(&self) -> Result<OwnedSemaphorePermit, InboundError> {
         Arc::clone(&self.casts).try_acquire_owned().map_err(|_| {
-            let message = format!("{MAX_CASTS} casts of this pool are at work already: call, or cast later");
+            let message =
+                format!("{MAX_CASTS} casts of this pool are at work already: call, or cast later");
             InboundError::new("Busy", message)
         })
     }

@@ -68,9 +68,7 @@ async fn start(workers: usize) -> (Pool, Gate, mpsc::UnboundedReceiver<String>) 
         .expose_fn("double", async |n: i64| Ok::<_, String>(2 * n))
         .expose_fn("last", move |args: Option<String>| {
             let tell = tell.clone();
-            async move {
-                tell.send(args.unwrap_or_default()).map_err(|error| error.to_string())
-            }
+            async move { tell.send(args.unwrap_or_default()).map_err(|error| error.to_string()) }
         })
         .expose_fn("back", async |(handler, name): (String, String)| {
             let pool = CallContext::current().and_then(|context| context.pool());
@@ -92,9 +90,11 @@ async fn serves(pool: &Pool) {
 #[tokio::test]
 async fn a_worker_that_is_killed_takes_its_calls_with_it_and_no_other() {
     let (pool, mut gate, _last) = start(2).await;
-    let victim = tokio::spawn(pool.worker(0).unwrap().call::<String>("forward", ["gate"]).into_future());
+    let victim =
+        tokio::spawn(pool.worker(0).unwrap().call::<String>("forward", ["gate"]).into_future());
     gate.expect(News::Begun).await;
-    let other = tokio::spawn(pool.worker(1).unwrap().call::<String>("forward", ["gate"]).into_future());
+    let other =
+        tokio::spawn(pool.worker(1).unwrap().call::<String>("forward", ["gate"]).into_future());
     gate.expect(News::Begun).await;
     kill(pids(&pool)[0], 9);
     let error = victim.await.unwrap().unwrap_err();
@@ -275,8 +275,10 @@ async fn a_pool_that_is_shut_down_ends_what_its_handlers_call() {
     let call = tokio::spawn(pool.call::<String>("forward", ["gate"]).into_future());
     gate.expect(News::Begun).await;
     let shutdown = tokio::spawn(finish(pool.clone()));
-    eventually("it is closing", || pool.expose_fn("x", async |(): ()| Ok::<_, String>(())).is_err())
-        .await;
+    eventually("it is closing", || {
+        pool.expose_fn("x", async |(): ()| Ok::<_, String>(())).is_err()
+    })
+    .await;
     gate.open.send(true).unwrap();
     assert_eq!(call.await.unwrap().unwrap(), "through");
     shutdown.await.unwrap();

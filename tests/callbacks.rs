@@ -41,7 +41,12 @@ impl FromCall for PricingMsg {
             "forget" => PricingMsg::Forget(call.reply()),
             "die" => PricingMsg::Die(call.reply()),
             "panic" => PricingMsg::Panic(call.reply()),
-            "" => return Err(InboundError::new("EmptySku", format!("`{}` asks for none", call.name()))),
+            "" => {
+                return Err(InboundError::new(
+                    "EmptySku",
+                    format!("`{}` asks for none", call.name()),
+                ));
+            }
             sku => PricingMsg::Price { sku: sku.to_owned(), reply: call.reply() },
         })
     }
@@ -111,7 +116,8 @@ async fn arguments_and_answers_arrive_as_they_are() {
         .unwrap();
     pool.expose_fn("named", async |Named { sku, count }| Ok::<_, String>(format!("{count} {sku}")))
         .unwrap();
-    let values = [json!(null), json!({"a": [1, 2.5, "é", null]}), json!("x"), json!([1, 2]), json!([])];
+    let values =
+        [json!(null), json!({"a": [1, 2.5, "é", null]}), json!("x"), json!([1, 2]), json!([])];
     for handler in ["forward", "forward_async", "own_loop"] {
         for value in &values {
             let answer: Value = pool.call(handler, ("echo", value)).await.unwrap();

@@ -503,3 +503,25 @@ async fn the_size_follows_the_plan() {
     board.starting(1);
     assert_eq!(board.stats().restarts, 0, "in the place of none");
 }
+
+#[test]
+fn a_chain_holds_all_if_no_worker_that_may_run_a_call_is_left() {
+    let (board, _links) = ready(3);
+    let chain = [held(0, 1, 1), held(2, 1, 2)];
+    chain.into_iter().for_each(|held| begin(&board, held));
+    let hold_all = |bound, most| board.hold_all(chain, bound, most);
+    assert!(hold_all(Some(0), 0) && hold_all(Some(2), 0) && !hold_all(Some(1), 0));
+    // Another's call at the slot that is left: that one ends without this chain.
+    begin(&board, held(1, 1, 3));
+    assert!(!hold_all(None, 0));
+    // That slot is to go; then one that is held.
+    board.plan(2);
+    assert!(!hold_all(None, 0), "slot 1 is not held");
+    board.plan(1);
+    assert!(hold_all(None, 0) && !hold_all(Some(2), 0));
+    assert!(!hold_all(None, 2), "there are to be more");
+    // A call that has ended holds nothing.
+    end(&board, held(0, 1, 1));
+    assert!(!hold_all(None, 0) && !hold_all(Some(0), 0));
+    assert!(!board.hold_all([], None, 0));
+}

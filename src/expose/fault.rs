@@ -128,10 +128,7 @@ mod tests {
         assert_eq!(without_paths("alloc::string::String"), "String");
         assert_eq!(without_paths("&str"), "&str");
         assert_eq!(without_paths("a::Kind<b::c::D, e::F>"), "Kind<D, F>");
-        assert_eq!(
-            without_paths(std::any::type_name::<Boxed>()),
-            "Box<dyn Error + Send + Sync>"
-        );
+        assert_eq!(without_paths(std::any::type_name::<Boxed>()), "Box<dyn Error + Send + Sync>");
     }
 
     #[test]

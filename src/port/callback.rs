@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
 use crate::context::CallContext;
-use crate::expose::{self, Exposed, Incoming, InboundError, Outcome, Target};
+use crate::expose::{self, Exposed, InboundError, Incoming, Outcome, Target};
 use crate::wire::{Frame, FrameBuilder, Kind};
 
 /// What an ASK may want of what is exposed.
