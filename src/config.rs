@@ -286,7 +286,7 @@ impl Builder {
         F: Fn(A) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, E>> + Send + 'static,
     {
-        self.exposed.insert(name.into(), expose::function(function));
+        self.exposed.insert("expose_fn", name, expose::function(function));
         self
     }
 
@@ -296,7 +296,7 @@ impl Builder {
     where
         M: FromCall + Message,
     {
-        self.exposed.insert(name.into(), expose::actor(actor));
+        self.exposed.insert("expose_actor", name, expose::actor(actor));
         self
     }
 

@@ -51,21 +51,34 @@ type Table = BTreeMap<String, Arc<dyn Target>>;
 
 /// What a pool begins with.
 #[derive(Clone, Default)]
-pub(crate) struct Exposures(Table);
+pub(crate) struct Exposures {
+    table: Table,
+    /// The first name that is none.
+    refused: Option<Error>,
+}
 
 impl Exposures {
-    pub(crate) fn insert(&mut self, name: String, target: Arc<dyn Target>) {
-        self.0.insert(name, target);
+    pub(crate) fn insert(
+        &mut self,
+        option: &'static str,
+        name: impl Into<String>,
+        target: Arc<dyn Target>,
+    ) {
+        let name = name.into();
+        if let Err(error) = check_name(option, &name) {
+            self.refused.get_or_insert(error);
+        }
+        self.table.insert(name, target);
     }
 
-    pub(crate) fn check(&self, option: &'static str) -> Result<(), Error> {
-        self.0.keys().try_for_each(|name| check_name(option, name))
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.refused.clone().map_or(Ok(()), Err)
     }
 }
 
 impl fmt::Debug for Exposures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.table.keys()).finish()
     }
 }
 
@@ -83,7 +96,7 @@ impl fmt::Debug for Exposed {
 }
 
 impl Exposed {
-    pub(crate) fn new(Exposures(table): Exposures) -> Self {
+    pub(crate) fn new(Exposures { table, .. }: Exposures) -> Self {
         let casts = Arc::new(Semaphore::new(MAX_CASTS));
         Self { table: Arc::new(RwLock::new(table)), casts }
     }

@@ -88,7 +88,7 @@ impl Builder {
                 });
             }
         }
-        self.exposed.check("expose_fn")?;
+        self.exposed.check()?;
         if self.preload.iter().any(String::is_empty) {
             return reject("preload", "a module's name is not empty");
         }
