@@ -146,10 +146,6 @@ impl<R> Reply<R> {
 
 impl<R: Serialize> Reply<R> {
     /// Answers with a value. One that JSON cannot say (NaN, a map whose keys are no text) becomes an error of type `Encode`.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "as `err`, and as the actor has no more use for it"
-    )]
     pub fn ok(self, value: R) {
         let _ = self.reply.send(encode(&value));
     }
