@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{LIMIT, eventually, finish, kill, pids, pool, whole, within};
-use snakepen::{Builder, CallContext, Error, Pool, Stage};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use snakepen::{Builder, CallContext, Error, FromCall, Inbound, InboundError, Pool, Reply, Stage};
 use tokio::sync::{Notify, mpsc, watch};
 
 /// Long enough for the handler to have called, short enough to wait for.
@@ -303,4 +304,64 @@ async fn a_pool_that_is_shut_down_ends_what_its_handlers_call() {
     gate.open.send(true).unwrap();
     assert_eq!(call.await.unwrap().unwrap(), "through");
     shutdown.await.unwrap();
+}
+
+#[cfg_attr(feature = "cluster", derive(ractor_cluster_derive::RactorMessage))]
+struct Hold(Reply<()>);
+
+impl FromCall for Hold {
+    fn from_call(call: Inbound) -> Result<Self, InboundError> {
+        Ok(Hold(call.reply()))
+    }
+}
+
+/// An actor that tells when it has a call, and when nobody waits for that any more.
+struct Holding;
+
+impl Actor for Holding {
+    type Msg = Hold;
+    type State = mpsc::UnboundedSender<News>;
+    type Arguments = mpsc::UnboundedSender<News>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Hold>,
+        tell: mpsc::UnboundedSender<News>,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(tell)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Hold>,
+        Hold(mut reply): Hold,
+        tell: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        assert!(!reply.is_closed());
+        tell.send(News::Begun)?;
+        reply.closed().await;
+        assert!(reply.is_closed());
+        tell.send(News::Dropped)?;
+        reply.ok(());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_actor_hears_that_nobody_waits_for_its_answer() {
+    let (pool, mut gate, _last) = start(1).await;
+    let (tell, news) = mpsc::unbounded_channel();
+    gate.news = news;
+    let (actor, task) = Actor::spawn(None, Holding, tell).await.unwrap();
+    pool.expose_actor("holding", actor.clone()).unwrap();
+    for handler in ["forward", "forward_async"] {
+        let call = tokio::spawn(pool.call::<()>(handler, ["holding"]).into_future());
+        gate.expect(News::Begun).await;
+        call.abort();
+        gate.expect(News::Dropped).await;
+        serves(&pool).await;
+    }
+    actor.stop(None);
+    task.await.unwrap();
+    finish(pool).await;
 }

@@ -258,12 +258,14 @@ class Cancellation:
             file = code.co_filename
             if code.co_name == "__del__" or file.startswith("<frozen importlib"):
                 return True
-            # Of the port's own code, only what waits for the reply to a call can be left at any point.
-            waits = self._connection.waits and code in self._connection.WAITING
-            if file.startswith(_HERE) and not file.startswith(_CALLS_BACK) and not waits:
+            if file.startswith(_HERE) and not file.startswith(_CALLS_BACK) and not self._may_leave(code):
                 return True
             at = at.f_back
         return False
+
+    def _may_leave(self, code: CodeType) -> bool:
+        """Of the port's own code, what waits for the reply to a call can be left at any point."""
+        return self._connection.waits and code in self._connection.WAITING
 
     def _unraisable(self, unraisable: Any) -> None:
         """Callbacks of weak references and of the garbage collector can't be told apart in time: what was raised in one

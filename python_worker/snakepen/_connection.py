@@ -385,6 +385,7 @@ class Connection:
 
         Between two requests nothing of the main thread's is under way.
         """
+        self.waits = False
         for lock in (self._sending, self._receiving):
             if lock._is_owned():
                 lock.release()
