@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::codec;
+use crate::context::{self, Nested};
 use crate::error::{Error, Stage};
 use crate::pool::Anchor;
 use crate::port::Command;
@@ -176,9 +177,19 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
         let Self { anchor, wish, frame, timeout, line, cancel, idempotent, .. } = self;
         Box::pin(async move {
             let shared = &anchor.shared;
+            let (frame, at, outer) = (frame?, Instant::now(), context::chain());
+            let mut timeout = timeout;
+            if let Some(outer) = &outer {
+                timeout = timeout.min(outer.deadline.saturating_duration_since(at));
+                let handler = handler_of(frame.bytes());
+                let blocks = |session: &Arc<str>| outer.blocks_turn(shared, session, handler);
+                if let Some(error) = line.as_ref().and_then(blocks) {
+                    return Err(error);
+                }
+            }
             let line = line.map(|session| Line::up(&shared.turns, &session));
-            let made = Made { id: shared.next_id(), at: Instant::now(), timeout, cancel };
-            let frame = finish(frame?, &made, shared.config.limits.max_frame)?;
+            let made = Made { id: shared.next_id(), at, timeout, cancel, outer };
+            let frame = finish(frame, &made, shared.config.limits.max_frame)?;
             let retry = Retry::new(if idempotent { shared.config.limits.retries } else { 0 });
             let payload = if line.is_some() {
                 // A future that is kept and not polled must not hold up those behind it: not with its turn, nor past its
@@ -209,6 +220,8 @@ struct Made {
     at: Instant,
     timeout: Duration,
     cancel: Option<CancellationToken>,
+    /// The calls that wait for this one.
+    outer: Option<Arc<Nested>>,
 }
 
 impl Made {
@@ -345,15 +358,21 @@ async fn make(
     if shared.is_closed() {
         return Err(Error::Closed { pool: shared.config.name.clone() });
     }
+    if wish.key.is_some() {
+        wish.settle(shared.board.size());
+    }
+    let blocks = |outer: &Arc<Nested>| outer.blocks(shared, wish.place, handler_of(frame.head()));
+    if let Some(error) = made.outer.as_ref().and_then(blocks) {
+        return Err(error);
+    }
     // Before the answer's receiver, so that it is dropped after it: whoever is told finds that closed.
     let mut guard = AbandonOnDrop { shared, id, armed: false };
     let (ticket, mut answer) = Ticket::admit(shared, id, at, timeout)?;
     guard.armed = true;
-    if wish.key.is_some() {
-        wish.settle(shared.board.size());
-    }
     shared.kinds.apply(handler_of(frame.head()), &mut wish);
-    let mut request = Some(Request::new(frame, wish, ticket));
+    let mut request = Request::new(frame, wish, ticket);
+    request.outer.clone_from(&made.outer);
+    let mut request = Some(request);
     if let Some(line) = line {
         request = line.wait(anchor, request, made).await;
     }
