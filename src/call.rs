@@ -158,6 +158,24 @@ impl<R> Call<R> {
         self.at(Place::Now(0), key.as_ref())
     }
 
+    /// Makes the call and does not wait for its end: when this returns it has its place in the queue, after those that had
+    /// theirs before. Dropped before that, the call never runs; what is returned must be kept until the end.
+    pub(crate) async fn place(self) -> Result<Placed, Error> {
+        let Self { anchor, wish, frame, timeout, .. } = self;
+        let shared = &anchor.shared;
+        let made = Made { id: shared.next_id(), at: Instant::now(), timeout, cancel: None };
+        let frame = finish(frame?, &made, shared.config.limits.max_frame)?;
+        let pool = || shared.config.name.clone();
+        if shared.is_closed() {
+            return Err(Error::Closed { pool: pool() });
+        }
+        let (ticket, answer) = Ticket::admit(shared, made.id, made.at, timeout)?;
+        if let Err(request) = shared.submit(Request::new(frame, wish, ticket)) {
+            submit_later(&anchor, request, &made).await;
+        }
+        Ok(Placed { answer, pool: pool() })
+    }
+
     /// At such a place; the slot is found by the key when the call is made.
     fn at(mut self, place: Place, key: &str) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -193,6 +211,20 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
             };
             serde_json::from_slice(&json).map_err(|error| undecoded(handler_of(&frame), &error))
         })
+    }
+}
+
+/// A call that is queued or runs, and whose caller has gone on. If it is dropped, the call is given up.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    answer: oneshot::Receiver<Answer>,
+    pool: String,
+}
+
+impl Placed {
+    /// The JSON of the result.
+    pub(crate) async fn ended(self) -> Answer {
+        self.answer.await.unwrap_or(Err(Error::Closed { pool: self.pool }))
     }
 }
 

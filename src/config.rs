@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use checked::{Config, check_workers};
+pub(crate) use checked::{ActorSpec, Config, check_workers};
 
 use crate::error::Error;
 use crate::pool::Pool;
@@ -26,6 +26,7 @@ pub struct Builder {
     name: String,
     handlers: Option<String>,
     expose: BTreeMap<String, String>,
+    actor: Option<ActorSpec>,
     workers: Option<usize>,
     autoscale: Option<RangeInclusive<usize>>,
     autoscale_after: (Duration, Duration),
@@ -93,6 +94,7 @@ impl Builder {
             name,
             handlers: None,
             expose: BTreeMap::new(),
+            actor: None,
             workers: None,
             autoscale: None,
             autoscale_after: (Duration::from_millis(100), Duration::from_secs(10)),
@@ -136,6 +138,13 @@ impl Builder {
     /// `.expose("sqrt", "math:sqrt")`. A target that cannot be found fails [`Builder::start`].
     pub fn expose(mut self, name: impl Into<String>, target: impl Into<String>) -> Self {
         self.expose.insert(name.into(), target.into());
+        self
+    }
+
+    /// Makes it the private pool, of this name, of an actor: one worker, which holds one instance.
+    pub(crate) fn of_actor(mut self, name: String, actor: ActorSpec) -> Self {
+        self.name = name;
+        self.actor = Some(actor);
         self
     }
 
@@ -407,7 +416,12 @@ impl Builder {
     /// [`Error::Config`] for an option that cannot work, [`Error::NameTaken`] if the pool's name is in use, and
     /// [`Error::Start`] with the interpreter's or Python's own words for everything that fails while starting.
     pub async fn start(self) -> Result<Pool, Error> {
-        Pool::start(self.check()?).await
+        Pool::start(self.checked()?).await
+    }
+
+    /// The checked form.
+    pub(crate) fn checked(self) -> Result<Config, Error> {
+        self.check()
     }
 }
 

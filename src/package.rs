@@ -28,6 +28,7 @@ macro_rules! files {
 
 files!(
     "__init__.py",
+    "_actors.py",
     "_async.py",
     "_cancel.py",
     "_cgroup.py",

@@ -12,6 +12,7 @@ use crate::actors::root::{Root, RootMsg};
 use crate::actors::worker::WorkerMsg;
 use crate::call::Call;
 use crate::config::{Builder, Config};
+use crate::dispatcher::Dispatcher;
 use crate::error::Error;
 use crate::pool_session::PoolSession;
 use crate::reload;
@@ -79,6 +80,21 @@ impl Pool {
 
     pub(crate) fn of(anchor: Arc<Anchor>) -> Self {
         Self { anchor }
+    }
+
+    /// Resolves when the tree is gone.
+    pub(crate) async fn dead(&self) {
+        self.anchor.dead().await;
+    }
+
+    /// Shuts the pool down, as [`Pool::shutdown`] does, without any grace for the calls that run or wait.
+    pub(crate) async fn abort(&self) {
+        let shared = &self.anchor.shared;
+        shared.stop_admitting();
+        shared.dispatcher(Dispatcher::abort);
+        shared.board.kill_busy();
+        // It has no error at present, and nobody who could be told.
+        let _ = self.shutdown().await;
     }
 
     pub(crate) async fn start(config: Config) -> Result<Self, Error> {
@@ -298,7 +314,7 @@ async fn find_cgroup(config: &Config) -> Option<PoolCgroup> {
 }
 
 /// Without its I/O and time drivers a tokio runtime panics in the first task that needs them.
-async fn check_runtime() -> Result<(), Error> {
+pub(crate) async fn check_runtime() -> Result<(), Error> {
     let reject =
         |message: &str| Err(Error::Config { option: "start", message: message.to_owned() });
     let Ok(runtime) = tokio::runtime::Handle::try_current() else {

@@ -21,7 +21,7 @@ from ._handlers import handler
 from ._programs import Program, Programs
 from ._request import Request, current
 from ._session import Session, global_session, session
-from ._store import Conflict, SessionError
+from ._store import Conflict, SessionError, StateError
 
 __all__ = [
     "Cancelled",
@@ -31,6 +31,7 @@ __all__ = [
     "Request",
     "Session",
     "SessionError",
+    "StateError",
     "__version__",
     "current",
     "global_session",

@@ -39,7 +39,7 @@ _MAX_FRAMES = 100
 _MAX_STACK = 32 * 1024
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_CALLS_BACK = (os.path.join(_HERE, "contrib", ""), _HERE + "_session.py", _HERE + "_programs.py")
+_CALLS_BACK = (os.path.join(_HERE, "contrib", ""), _HERE + "_session.py", _HERE + "_programs.py", _HERE + "_actors.py")
 """Of the package, what is like the user's code, or runs it, and is never in the middle of anything by itself."""
 
 

@@ -7,6 +7,7 @@ import sys
 
 from . import _directory, _errors, _handlers, _json, _wire
 from ._request import Request, running
+from ._store import StaleState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,8 +133,8 @@ class Server:
                 os._exit(1)
             if request.cancelled and cancellation.caused(error):
                 return _wire.ERROR, b"cancelled", b"{}", 0
-            # After MemoryError nobody knows what was left half done.
-            flags = _wire.RECYCLE if isinstance(error, MemoryError) else 0
+            # After MemoryError nobody knows what was left half done; and an actor whose state is stale is of no use.
+            flags = _wire.RECYCLE if isinstance(error, (MemoryError, StaleState)) else 0
             return _wire.ERROR, b"exception", self._encode(b"exception", _errors.describe(error)), flags
         finally:
             connection.running = None

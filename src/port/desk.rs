@@ -174,7 +174,7 @@ fn value_of(frame: &Frame, json: &RawValue) -> Result<Value, String> {
 
 // === To Python ===
 
-fn encode(id: u64, outcome: Result<Outcome, SessionError>, limit: usize) -> Bytes {
+pub(super) fn encode(id: u64, outcome: Result<Outcome, SessionError>, limit: usize) -> Bytes {
     let bare = |name, arg| reply(FrameBuilder::new(Kind::Reply, name), id, arg, limit);
     match outcome {
         Ok(Outcome::Missing | Outcome::Info(None)) => bare("missing", 0),
