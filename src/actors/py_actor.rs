@@ -1,7 +1,7 @@
 //! The actor of an instance of a Python class: its name, its place under a supervisor, and the messages that reach it by
 //! its name. Its process belongs to a private pool, which is somebody else's to keep ([`crate::py_actor::home`]).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde_json::Value;
@@ -42,6 +42,13 @@ pub enum PyActorMsg {
 
 pub(crate) struct PyActorActor;
 
+pub(crate) struct Arguments {
+    pub(crate) config: Config,
+    /// Where whoever spawns it finds it: once the actor runs there is nothing more to wait for, and so nothing that could be
+    /// given up half-way.
+    pub(crate) made: Arc<OnceLock<Arc<Instance>>>,
+}
+
 pub(crate) struct State {
     instance: Arc<Instance>,
 }
@@ -49,19 +56,24 @@ pub(crate) struct State {
 impl Actor for PyActorActor {
     type Msg = PyActorMsg;
     type State = State;
-    type Arguments = Config;
+    type Arguments = Arguments;
 
     /// Waits until the instance is there: who spawns it learns why it is not. The work is another task's.
     async fn pre_start(
         &self,
         myself: ActorRef<PyActorMsg>,
-        config: Config,
+        Arguments { config, made }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let (ready, started) = oneshot::channel();
         let name = config.name.clone();
         tokio::spawn(home::keep(config, myself.clone(), ready));
         match started.await {
-            Ok(Ok(pool)) => Ok(State { instance: Arc::new(Instance::new(myself, pool)) }),
+            Ok(Ok(pool)) => {
+                let instance = Arc::new(Instance::new(myself, pool));
+                // Set once, here.
+                let _ = made.set(Arc::clone(&instance));
+                Ok(State { instance })
+            }
             Ok(Err(error)) => Err(Box::new(error)),
             Err(_) => Err(Box::new(Error::from(StartError::Stopped { what: name }))),
         }

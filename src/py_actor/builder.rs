@@ -1,11 +1,13 @@
 //! The options of an actor.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use ractor::{Actor, ActorCell, SpawnErr};
 use serde::Serialize;
 
 use super::PyActor;
-use crate::actors::py_actor::{PyActorActor, PyActorMsg};
+use crate::actors::py_actor::{Arguments, PyActorActor};
 use crate::config::{ActorSpec, Builder, Config};
 use crate::error::{Error, StartError};
 use crate::pool::check_runtime;
@@ -100,27 +102,24 @@ impl PyActorBuilder {
     async fn spawn_under(self, supervisor: Option<ActorCell>) -> Result<PyActor, Error> {
         let name = self.name.clone();
         check_runtime().await?;
-        let config = self.check()?;
+        let made = Arc::default();
+        let arguments = Arguments { config: self.check()?, made: Arc::clone(&made) };
         let registered = Some(name.clone());
         let spawned = match supervisor {
-            None => Box::pin(Actor::spawn(registered, PyActorActor, config)).await,
+            None => Box::pin(Actor::spawn(registered, PyActorActor, arguments)).await,
             Some(cell) => {
-                Box::pin(Actor::spawn_linked(registered, PyActorActor, config, cell)).await
+                Box::pin(Actor::spawn_linked(registered, PyActorActor, arguments, cell)).await
             }
         };
-        let actor = match spawned {
-            Ok((actor, _)) => actor,
-            Err(SpawnErr::ActorAlreadyRegistered(name)) => return Err(Error::NameTaken { name }),
-            Err(SpawnErr::StartupFailed(error)) => {
-                return Err(match error.downcast::<Error>() {
-                    Ok(error) => *error,
-                    Err(_) => stopped(&name),
-                });
-            }
-            Err(error) => return Err(StartError::System(error.to_string()).into()),
-        };
-        let found = actor.call(PyActorMsg::Find, None).await;
-        found.ok().and_then(|found| found.success_or(()).ok()).ok_or_else(|| stopped(&name))
+        match spawned {
+            Ok(_) => made.get().cloned().map(PyActor::of).ok_or_else(|| stopped(&name)),
+            Err(SpawnErr::ActorAlreadyRegistered(name)) => Err(Error::NameTaken { name }),
+            Err(SpawnErr::StartupFailed(error)) => Err(match error.downcast::<Error>() {
+                Ok(error) => *error,
+                Err(_) => stopped(&name),
+            }),
+            Err(error) => Err(StartError::System(error.to_string()).into()),
+        }
     }
 
     fn check(self) -> Result<Config, Error> {
