@@ -6,10 +6,10 @@ import os
 
 
 class Counter:
-    def __init__(self, start: int = 0) -> None:
+    def __init__(self, start: float = 0) -> None:
         self.count = start
 
-    def add(self, amount: int) -> int:
+    def add(self, amount: float) -> float:
         self.count += amount
         return self.count
 
@@ -18,8 +18,8 @@ class Counter:
 
     # What outlives the process.
 
-    def dump_state(self) -> int:
+    def dump_state(self) -> float:
         return self.count
 
-    def load_state(self, state: int) -> None:
+    def load_state(self, state: float) -> None:
         self.count = state

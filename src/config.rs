@@ -416,12 +416,7 @@ impl Builder {
     /// [`Error::Config`] for an option that cannot work, [`Error::NameTaken`] if the pool's name is in use, and
     /// [`Error::Start`] with the interpreter's or Python's own words for everything that fails while starting.
     pub async fn start(self) -> Result<Pool, Error> {
-        Pool::start(self.checked()?).await
-    }
-
-    /// The checked form.
-    pub(crate) fn checked(self) -> Result<Config, Error> {
-        self.check()
+        Pool::start(self.check()?).await
     }
 }
 

@@ -24,17 +24,17 @@ pub use builder::PyActorBuilder;
 /// ```python
 /// # examples/python_actor.py
 /// class Counter:
-///     def __init__(self, start: int = 0) -> None:
+///     def __init__(self, start: float = 0) -> None:
 ///         self.count = start
 ///
-///     def add(self, amount: int) -> int:
+///     def add(self, amount: float) -> float:
 ///         self.count += amount
 ///         return self.count
 ///
-///     def dump_state(self) -> int:
+///     def dump_state(self) -> float:
 ///         return self.count
 ///
-///     def load_state(self, state: int) -> None:
+///     def load_state(self, state: float) -> None:
 ///         self.count = state
 /// ```
 ///
@@ -150,7 +150,7 @@ impl PyActor {
     /// of a call.
     ///
     /// How it ends nobody is told: an error, also that there is no such method, is logged (at WARN) and
-    /// [counted](PyActor::failed_casts). If the future is dropped before it returns, the method may run or not.
+    /// [counted](PyActor::failed_casts). If the future is dropped before it returns, the method never runs.
     ///
     /// # Errors
     ///

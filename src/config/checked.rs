@@ -33,7 +33,7 @@ const MIN_AGE: Duration = Duration::from_secs(1);
 const MAX_WORKERS: usize = 4096;
 
 impl Builder {
-    pub(super) fn check(self) -> Result<Config, Error> {
+    pub(crate) fn check(self) -> Result<Config, Error> {
         let reject =
             |option, message: &str| Err(Error::Config { option, message: message.to_owned() });
         if self.name.is_empty() || self.name.contains('/') {
@@ -181,7 +181,7 @@ impl Builder {
             let message = "what can be called of an actor are its class's public methods";
             return reject(option, message.to_owned());
         }
-        // A frame's name, of which it is part.
+        // The frame that they travel in has both.
         let size = actor.args.len() + actor.state_key().len();
         if size > self.limits.max_frame {
             let limit = self.limits.max_frame;

@@ -144,7 +144,7 @@ impl PyActorBuilder {
             save_every,
             name,
         };
-        pool.of_actor(private_pool(&actor.name), actor).checked()
+        pool.of_actor(private_pool(&actor.name), actor).check()
     }
 }
 
