@@ -417,3 +417,42 @@ async fn a_runtime_that_ends_takes_its_actors_with_it() {
     eventually("it is done", || again.stats().completed == 2).await;
     again.stop().await.unwrap();
 }
+
+/// The end of a large process takes a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_instances_are_never_there_at_once_whatever_actor_is_killed() {
+    let (directory, file) = handler_file(
+        "import fcntl, os\n\
+         class Alone:\n\
+         \x20   def __init__(self, path):\n\
+         \x20       self.lock = open(path, 'w')\n\
+         \x20       fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n\
+         \x20       self.ballast = b'x' * (200 << 20)\n\
+         \x20   def pid(self): return os.getpid()\n",
+    );
+    let name = unique("alone");
+    let actor = PyActor::builder(&name, format!("{file}:Alone"))
+        .args((directory.path().join("lock"),))
+        .with(|pool| pool.python(python()).cancel_grace(Duration::ZERO))
+        .spawn()
+        .await
+        .unwrap();
+    for part in ["worker/0", "launcher", "workers", "supervisor", "worker/0", "worker/0"] {
+        let before: i32 = actor.call("pid", ()).await.unwrap();
+        let killed = registry::where_is(format!("{name}.pool/{part}")).expect("it runs");
+        killed.kill();
+        let next = async {
+            loop {
+                match actor.call::<i32>("pid", ()).await {
+                    Ok(pid) if pid != before => break,
+                    Ok(_) | Err(Error::WorkerDied(_) | Error::Restarted { .. }) => {}
+                    Err(error) => panic!("after the end of {part}: {error}"),
+                }
+            }
+        };
+        within(LIMIT, "the next instance", next).await;
+    }
+    let pids = processes(&actor);
+    actor.stop().await.unwrap();
+    nothing_is_left(&name, pids).await;
+}
