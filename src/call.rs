@@ -384,6 +384,7 @@ async fn make(
     if wish.key.is_some() {
         wish.settle(shared.board.size());
     }
+    shared.kinds.apply(handler_of(&frame), &mut wish);
     let mut request = Some(Request::new(frame, wish, ticket));
     if let Some(line) = line {
         request = line.wait(anchor, request, made).await;
@@ -524,7 +525,7 @@ impl Drop for Waiting {
 fn cancel(shared: &Shared, id: u64, why: Why) {
     if !shared.dispatcher(|dispatcher| dispatcher.cancel(id, why)).unwrap_or(false) {
         // It has ended, or a worker has it that the queue's owner does not know yet.
-        if let Some(link) = shared.board.link_of(id) {
+        for link in shared.board.links_of(id) {
             let _ = link.send(Command::Cancel(id, why));
         }
     }

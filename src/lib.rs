@@ -115,6 +115,7 @@ pub mod contrib;
 mod dispatcher;
 mod error;
 mod interpreter;
+mod kinds;
 mod launcher;
 mod package;
 mod pool;

@@ -329,6 +329,7 @@ async fn options_that_cannot_work_are_named() {
     for (wrong, builder) in [
         ("workers", builder("Log").with(|pool| pool.workers(2))),
         ("autoscale", builder("Log").with(|pool| pool.autoscale(1..=2))),
+        ("concurrency", builder("Log").with(|pool| pool.concurrency(2))),
         ("handlers", builder("Log").with(|pool| pool.handlers("math"))),
         ("expose", builder("Log").with(|pool| pool.expose("sqrt", "math:sqrt"))),
     ] {

@@ -44,7 +44,9 @@ def settle(connection: Connection, config: Config, path: str) -> State | None:
             state = State(getattr(instance, DUMP), init.name, init.arg, found)
     except BaseException as error:
         raise StartupError(stage, None, error) from error
-    _handlers.table.clear()  # what the file has decorated besides is no method
+    # What the file has decorated besides is no method.
+    _handlers.table.clear()
+    _handlers.batches.clear()
     for name in methods:
         method = getattr(instance, name)
         _handlers.table[name] = method if state is None else state.keeping(name, method)

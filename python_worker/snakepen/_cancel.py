@@ -33,6 +33,7 @@ else:
 
 CANCEL = signal.SIGURG  # by default both are ignored: one that goes astray harms nobody
 DUMP = signal.SIGWINCH
+BEGIN = "\x16"
 END = b"\x17"
 
 _MAX_FRAMES = 100
@@ -98,6 +99,17 @@ class _Case:
         self.recycle = False
 
 
+class Overlapping:
+    """A request that is served beside others, and its task."""
+
+    __slots__ = ("case", "request", "task")
+
+    def __init__(self, request: Request, task: Task[Any]) -> None:
+        self.request = request
+        self.task = task
+        self.case = _Case(request)
+
+
 class Cancellation:
     """A worker's. All of it happens in the main thread; what may be raised is raised while `request` is set."""
 
@@ -110,6 +122,7 @@ class Cancellation:
         "awaiting",
         "case",
         "floor",
+        "overlapping",
         "request",
         "task",
         "thread",
@@ -132,6 +145,8 @@ class Cancellation:
         """The running request's, if it has one."""
         self.floor: CodeType | None = None
         """The code that calls handlers."""
+        self.overlapping: dict[int, Overlapping] = {}
+        """The requests that are served beside each other, by id."""
 
     def install(self) -> None:
         """Before any code of the user's, which may replace all of it."""
@@ -168,6 +183,10 @@ class Cancellation:
     def begin_shield(self) -> _Case | None:
         request = self.request
         served = _request.running.get()
+        if served is not None and served.id in self.overlapping:
+            case = self.overlapping[served.id].case
+            case.shields += 1
+            return case
         # A task that an earlier request has left behind doesn't shield this one.
         if request is None or (served is not None and served is not request):
             return None
@@ -177,6 +196,11 @@ class Cancellation:
 
     def end_shield(self, case: _Case, frame: FrameType) -> Cancelled | None:
         case.shields -= 1
+        overlapping = self.overlapping.get(case.request.id)
+        if overlapping is not None:
+            if case.waiting and not case.shields:
+                overlapping.task.cancel()
+            return None
         if case.waiting and not case.shields and self.request is case.request:
             return self._interrupt(case, frame, soon=False)
         return None
@@ -189,18 +213,59 @@ class Cancellation:
     # The signal
 
     def _asked(self, _number: int, frame: FrameType | None) -> None:
+        for other in list(self.overlapping.values()):
+            if self._page.is_cancelled(other.request.id):
+                self._end(other, frame)
         request = self._connection.running
-        if request is None or self._page.cancelled() != request.id:
+        if request is None:
+            return
+        if request.batch:
+            if not self._all_cancelled(request, frame):
+                return
+        elif not self._page.is_cancelled(request.id):
             return
         request.cancelled = True
         case = self._find(request)
-        if not case.shown:
+        if not case.shown and not request.batch:
             case.shown = True
-            self._show(frame)
+            self._show(request.id, frame)
         if self.request is request:
             error = self._interrupt(case, frame, soon=True)
             if error is not None:
                 raise error
+
+    def _end(self, overlapping: Overlapping, frame: FrameType | None) -> None:
+        """Cancels the task of a request that is served beside others, from the loop's side."""
+        request, case, task = overlapping.request, overlapping.case, overlapping.task
+        ids = request.batch or (request.id,)
+        if request.batch:
+            if not self._all_cancelled(request, frame, task):
+                return
+        elif not case.shown:
+            case.shown = True
+            self._show(request.id, frame, task)
+        request.cancelled = True
+        if not case.spent:
+            case.spent = case.by_task = True
+            task.get_loop().call_soon_threadsafe(self._end_task, ids[0])
+
+    def _end_task(self, id: int) -> None:
+        overlapping = self.overlapping.get(id)
+        if overlapping is None:  # it has come to its end first
+            return
+        if overlapping.case.shields:
+            overlapping.case.waiting = True
+        else:
+            overlapping.task.cancel()
+
+    def _all_cancelled(self, request: Any, frame: FrameType | None, task: Task[Any] | None = None) -> bool:
+        """Whether no caller of a batch waits any more. Those that have just given up are shown the stack."""
+        cancelled = [id for id in request.batch if self._page.is_cancelled(id)]
+        for id in cancelled:
+            if id not in request.shown:
+                request.shown.add(id)
+                self._show(id, frame, task)
+        return len(cancelled) == len(request.batch)
 
     def _interrupt(self, case: _Case, frame: FrameType | None, soon: bool) -> Cancelled | None:
         """Ends tasks, or returns what the caller is to raise; or neither, and is asked again.
@@ -272,16 +337,23 @@ class Cancellation:
 
     # The stack
 
-    def _show(self, frame: FrameType | None) -> None:
-        lines = ["Stack (most recent call first):\n"]
-        if self.task is not None:
-            lines += _awaited(self.task.get_coro())
+    def _show(self, id: int, frame: FrameType | None, task: Task[Any] | None = None) -> None:
+        """`task` is that of a request beside others: what the thread is at is of interest if it is at that."""
+        lines = [f"{BEGIN}{id}\n", "Stack (most recent call first):\n"]
+        awaiting = task or self.task
+        if awaiting is not None:
+            lines += _awaited(awaiting.get_coro())
         at = frame
+        if task is not None and sys.modules["asyncio"].current_task(task.get_loop()) is not task:
+            at = None
         while at is not None and at.f_code is not self.floor:
             if len(lines) > _MAX_FRAMES:
                 lines.append("  ...\n")
                 break
-            if not at.f_code.co_filename.startswith(_HERE):
+            file = at.f_code.co_filename
+            if task is not None and file.endswith("/asyncio/events.py"):  # below it is the loop
+                break
+            if not file.startswith(_HERE):
                 lines.append(_line(at))
             at = at.f_back
         try:

@@ -6,6 +6,7 @@ import os
 from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_RDWR, SOCK_STREAM, socket
 from _thread import RLock, allocate_lock, get_ident
 from itertools import count
+from time import monotonic
 
 from . import _wire
 from ._request import running
@@ -52,8 +53,8 @@ class Waiter:
         except RuntimeError:  # it has been woken, and not looked yet
             pass
 
-    def sleep(self) -> None:
-        self._lock.acquire(True, _LOOK)
+    def sleep(self, seconds: float = _LOOK) -> None:
+        self._lock.acquire(True, min(seconds, _LOOK))
 
 
 class Awaiter:
@@ -157,6 +158,36 @@ class Connection:
             if self._sleepers:
                 self._wake_one()
         return calls.popleft()
+
+    def take_call(self) -> Frame | None:
+        """A call that has been received."""
+        return self._calls.popleft() if self._calls else None
+
+    def next_call_of(self, handler: str, seconds: float) -> Frame | None:
+        """A call of this handler, if there is one within that time and before one of another."""
+        from select import POLLIN, poll
+
+        calls = self._calls
+        end = monotonic() + seconds
+        while not calls and not self._leaving:
+            left = end - monotonic()
+            if left <= 0:
+                return None
+            if not self._receiving.acquire(False):
+                self._main.sleep(left)  # a thread is at it, and wakes this one
+                continue
+            try:
+                poller = poll()
+                poller.register(self._socket, POLLIN)
+                if not calls and poller.poll(left * 1000):
+                    self._receive(MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
+            finally:
+                self._receiving.release()
+            if self._sleepers:
+                self._wake_one()
+        return calls.popleft() if calls and calls[0].name.partition("\0")[0] == handler else None
 
     def receive_ready(self) -> None:
         """For the event loop that found the socket readable."""

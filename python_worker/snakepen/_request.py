@@ -36,6 +36,9 @@ class Request:
     that computes. It is true before `snakepen.Cancelled` is raised, or the handler's task cancelled.
     """
 
+    batch: tuple[int, ...] = ()
+    """The ids of the requests that are served together, where they are: see `batch` of `snakepen.handler`."""
+
     session: str | None
     """The id of the session that the call belongs to, if it belongs to one: see `snakepen.session()`."""
 

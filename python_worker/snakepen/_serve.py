@@ -11,6 +11,7 @@ from ._store import StaleState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from ._async import EventLoop
@@ -30,6 +31,10 @@ class Leave(Exception):
         self.code = code
 
 
+Answer = tuple[int, bytes, bytes, int]
+"""Kind, name, JSON, flags."""
+
+
 class Server:
     def __init__(self, connection: Connection, page: StatusPage, place: Place, cancellation: Cancellation) -> None:
         self._connection = connection
@@ -42,10 +47,26 @@ class Server:
 
     def run(self) -> None:
         """Serves until Rust asks to leave."""
+        batches = _handlers.batches
         while (call := self._connection.next_call()) is not None:
-            self._serve(call)
+            if batches and call.name.partition("\0")[0] in batches:
+                self._serve_batch(call)
+            else:
+                self._serve(call)
 
     def _serve(self, call: Frame) -> None:
+        prepared = self._prepare(call)
+        if prepared is None:
+            return
+        function, arguments, session = prepared
+        request = Request(call.id, call.name, call.arg, self._place, session)
+        kind, name, json, flags = self._run(function, arguments, request, self._result)
+        flags |= self._tidy()
+        self._connection.send(kind, call.id, 0, name, json, flags)
+        self._page.idle()
+
+    def _prepare(self, call: Frame) -> tuple[Any, Any, str | None] | None:
+        """The function, its arguments, and the session; None for a call that is answered already."""
         function = self._handlers.get(call.name)
         session = None
         if function is None and "\0" in call.name:
@@ -54,39 +75,59 @@ class Server:
         if function is None:
             known = sorted(self._handlers)
             self._refuse(call, b"unknown_handler", {"name": call.name, "known": known})
-            return
+            return None
         if call.buffers:
             self._refuse(call, b"arguments", {"message": "this version of snakepen takes no buffers"})
-            return
+            return None
         try:
-            arguments = _json.loads(call.json) if call.json else None
+            return function, _json.loads(call.json) if call.json else None, session
         except (ValueError, RecursionError) as error:
             self._refuse(call, b"arguments", {"message": f"{type(error).__name__}: {error}"})
-            return
-        kind, name, json, flags = self._run(function, arguments, call, session)
+            return None
+
+    def _tidy(self) -> int:
+        """After a handler, and before its answer. Returns the flags for that."""
+        flags = 0
         if self._cancellation.case is not None and self._cancellation.settle():
-            flags |= _wire.RECYCLE
+            flags = _wire.RECYCLE
         if _directory.changed and not _directory.restore():
-            flags |= _wire.RECYCLE
+            flags = _wire.RECYCLE
+        self._flush()
+        return flags
+
+    def _flush(self) -> None:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()  # what print(end="") has left
             except Exception:  # the handler has put something of its own there
                 pass
         self._connection.recover()
-        self._connection.send(kind, call.id, 0, name, json, flags)
+
+    def _serve_batch(self, first: Frame) -> None:
+        from ._batch import Batch, gather
+
+        calls = gather(self._connection, first)
+        batch = Batch(self._connection, self._page, self._place, calls, self._prepare)
+        if batch.request is None:
+            return
+        ids = batch.request.batch
+        for id, place in zip(ids, self._batch_places(len(ids)), strict=True):
+            self._page.start(id, place)
+        answers = self._run(batch.function, [batch.items], batch.request, batch.results)
+        batch.answer(answers, self._tidy())
         self._page.idle()
 
-    def _run(
-        self, function: Any, arguments: Any, call: Frame, session: str | None = None
-    ) -> tuple[int, bytes, bytes, int]:
-        """What to answer: kind, name, JSON, flags."""
+    def _batch_places(self, calls: int) -> Sequence[int]:
+        """Places of the status page that are free, of which the first is that of plain handlers."""
+        return range(calls)
+
+    def _run(self, function: Any, arguments: Any, request: Request, encode: Callable[[Any], Any]) -> Any:
+        """What to answer: what `encode` makes of the result, or an error."""
         connection = self._connection
         cancellation = self._cancellation
-        request = Request(call.id, call.name, call.arg, self._place, session)
         connection.running = request
         running.set(request)
-        self._page.start(call.id)
+        self._page.start(request.id)
         try:
             try:
                 kind = type(arguments)
@@ -108,37 +149,27 @@ class Server:
                 cancellation.request = None
             if connection.abandoned:
                 os._exit(0)
-            json = _json.dumps(result)
-            if len(json) > connection.max_frame:
-                raise _json.Unserialisable(
-                    type(result).__name__,
-                    "$",
-                    f"the result takes {len(json)} bytes as JSON, the pool's largest frame is {connection.max_frame}",
-                )
-            return _wire.RESULT, b"", json, 0
+            return encode(result)
         except SystemExit as leaving:
             if connection.abandoned:
                 os._exit(leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None))
             raise Leave(leaving.code) from None
-        except _json.Unserialisable as error:
-            fault = {
-                "type": _errors.sound(error.type_name),
-                "path": error.path,
-                "message": _errors.sound(error.message),
-            }
-            return _wire.ERROR, b"result", self._encode(b"result", fault), 0
         except BaseException as error:
             cancellation.request = None
             if connection.abandoned:
                 os._exit(1)
-            if request.cancelled and cancellation.caused(error):
-                return _wire.ERROR, b"cancelled", b"{}", 0
-            # After MemoryError nobody knows what was left half done; and an actor whose state is stale is of no use.
-            flags = _wire.RECYCLE if isinstance(error, (MemoryError, StaleState)) else 0
-            return _wire.ERROR, b"exception", self._encode(b"exception", _errors.describe(error)), flags
+            return self._failure(request, error)
         finally:
             connection.running = None
             running.set(None)
+
+    def _result(self, result: Any) -> Answer:
+        return _wire.RESULT, b"", encode_result(result, self._connection.max_frame), 0
+
+    def _failure(self, request: Request, error: BaseException) -> Answer:
+        if request.cancelled and self._cancellation.caused(error):
+            return _wire.ERROR, b"cancelled", b"{}", 0
+        return failure(error, self._connection.max_frame)
 
     def _await(self, awaitable: Any) -> Any:
         if self.event_loop is None:
@@ -151,7 +182,34 @@ class Server:
             self._cancellation.task = None
 
     def _refuse(self, call: Frame, status: bytes, fault: dict[str, Any]) -> None:
-        self._connection.send(_wire.ERROR, call.id, 0, status, self._encode(status, fault))
+        max_bytes = self._connection.max_frame - len(status)
+        self._connection.send(_wire.ERROR, call.id, 0, status, _errors.encode_within(fault, max_bytes))
 
-    def _encode(self, status: bytes, fault: dict[str, Any]) -> bytes:
-        return _errors.encode_within(fault, self._connection.max_frame - len(status))
+
+def encode_result(result: Any, max_frame: int) -> bytes:
+    json = _json.dumps(result)
+    if len(json) > max_frame:
+        raise _json.Unserialisable(
+            type(result).__name__,
+            "$",
+            f"the result takes {len(json)} bytes as JSON, the pool's largest frame is {max_frame}",
+        )
+    return json
+
+
+def failure(error: BaseException, max_frame: int) -> Answer:
+    """The answer of a handler that has raised this."""
+    flags = 0
+    if isinstance(error, _json.Unserialisable):
+        status = b"result"
+        fault: Any = {
+            "type": _errors.sound(error.type_name),
+            "path": error.path,
+            "message": _errors.sound(error.message),
+        }
+    else:
+        status = b"exception"
+        fault = _errors.describe(error)
+        # After MemoryError nobody knows what was left half done; and an actor whose state is stale is of no use.
+        flags = _wire.RECYCLE if isinstance(error, (MemoryError, StaleState)) else 0
+    return _wire.ERROR, status, _errors.encode_within(fault, max_frame - len(status)), flags

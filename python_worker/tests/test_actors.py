@@ -10,6 +10,7 @@ import pytest
 from harness import Answer, Launcher, Port, value
 
 from snakepen import _wire
+from snakepen._status import CANCELLED
 from snakepen._wire import Frame
 
 COUNTER = """
@@ -376,7 +377,7 @@ def test_a_message_that_was_cut_off_is_not_saved_in_the_end(actor: Begin, method
     answer = value(frame)
     assert isinstance(answer, Answer) and answer.status == "cancelled"
     assert bool(answer.flags & _wire.RECYCLE) == (method == "hang")
-    port.page[1] = 0
+    port.page[CANCELLED] = 0
     port.send(_wire.EXIT, 0)
     assert port.at_end()
 

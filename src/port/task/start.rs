@@ -5,6 +5,7 @@ use std::future::poll_fn;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::calls::Calls;
 use super::limits::Meter;
 use super::{CLOSED_GRACE, Command, Live, PortTask, REPORT, source, unexpected};
 use crate::actors::launcher::{LauncherMsg, SpawnOrder};
@@ -58,10 +59,10 @@ impl PortTask {
         let mut live = Live {
             port,
             child,
-            current: None,
-            cancelling: None,
+            calls: Calls::default(),
             successor: None,
             retiring: false,
+            draining: false,
             meter: Meter::new(&self.shared.config.worker_limits),
             desk: Desk::new(self.shared.sessions.clone(), self.shared.config.limits.max_frame),
         };
@@ -116,7 +117,7 @@ impl PortTask {
                         return Ok(());
                     }
                 }
-                Event::Stack(_) => {}
+                Event::Stack(..) => {}
                 Event::Closed => return Err(self.ended_before_ready(live).await),
                 Event::Broken(error) => return Err(self.broke_protocol(&error)),
             }
@@ -126,7 +127,13 @@ impl PortTask {
     /// Whether the frame says that the worker is ready.
     fn starting_frame(&self, frame: &Frame) -> Result<bool, StartError> {
         match frame.kind {
-            Kind::Ready if frame.arg == wire::VERSION => Ok(true),
+            Kind::Ready if frame.arg == wire::VERSION => {
+                let told = serde_json::from_slice(&frame.json).map_err(|error| {
+                    self.broke_protocol(&ProtocolError::Unexpected(error.to_string()))
+                })?;
+                self.shared.kinds.learn(&told);
+                Ok(true)
+            }
             Kind::Ready => Err(self.broke_protocol(&ProtocolError::Version {
                 found: frame.arg,
                 expected: wire::VERSION,
