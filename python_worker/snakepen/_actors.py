@@ -41,7 +41,7 @@ def settle(connection: Connection, config: Config, path: str) -> State | None:
             if _store.checked(found).name != "missing":
                 stage = f"`{path}.{LOAD}`"
                 getattr(instance, LOAD)(_session.value_of(found))
-            state = State(getattr(instance, DUMP), init.name, init.arg, found)
+            state = State(connection, getattr(instance, DUMP), init.name, init.arg, found)
     except BaseException as error:
         raise StartupError(stage, None, error) from error
     # What the file has decorated besides is no method.
@@ -64,12 +64,16 @@ def _class(config: Config, path: str) -> type[Any]:
 
 def _methods(kind: type[Any]) -> list[str]:
     """Properties and other attributes are none, and are not looked at."""
+    descriptors = [staticmethod, classmethod]
+    functools = sys.modules.get("functools")  # who uses these has imported it
+    if functools is not None:
+        descriptors += [functools.partialmethod, functools.singledispatchmethod]
     names: list[str] = []
     for name in dir(kind):
         if name.startswith("_") or name in (DUMP, LOAD):
             continue
-        raw = next(vars(base)[name] for base in kind.__mro__ if name in vars(base))
-        if isinstance(raw, (staticmethod, classmethod)) or (callable(raw) and not isinstance(raw, type)):
+        raw = next((vars(base)[name] for base in kind.__mro__ if name in vars(base)), None)
+        if isinstance(raw, tuple(descriptors)) or (callable(raw) and not isinstance(raw, type)):
             names.append(name)
     if not names:
         raise TypeError(f"the class {kind.__qualname__} has no public method, so nothing of it could be called")
@@ -101,7 +105,8 @@ def _build(kind: type[Any], init: Frame) -> Any:
 class State:
     """What is kept of an actor outside of its process, and when."""
 
-    def __init__(self, dump: Callable[[], Any], key: str, every: int, found: Frame) -> None:
+    def __init__(self, connection: Connection, dump: Callable[[], Any], key: str, every: int, found: Frame) -> None:
+        self._connection = connection
         self._dump = dump
         self._key = key
         self._every = every
@@ -170,7 +175,7 @@ class State:
     def _is_due(self) -> bool:
         self._sound = True
         self._due += 1
-        return 0 < self._every <= self._due
+        return 0 < self._every <= self._due and not self._connection.abandoned
 
     def _failed(self, error: BaseException) -> None:
         if not isinstance(error, Exception) or isinstance(error, MemoryError):

@@ -14,7 +14,7 @@ from snakepen._status import CANCELLED
 from snakepen._wire import Frame
 
 COUNTER = """
-import asyncio, sys, time
+import asyncio, functools, os, sys, time
 
 @handler
 def decorated(): pass
@@ -67,6 +67,12 @@ class Counter:
     @classmethod
     def name(cls): return cls.__name__
 
+    two_more = functools.partialmethod(add, 2)
+
+    @functools.cached_property
+    def computed(self):
+        raise AssertionError
+
     def _private(self): pass
 
 class Kept(Counter):
@@ -74,6 +80,10 @@ class Kept(Counter):
     def load_state(self, state):
         self.count = state
         self.loaded = True
+    def fork(self):
+        self.count += 1
+        child = os.fork()
+        return os.waitpid(child, 0)[1] if child else None
     def was_loaded(self): return getattr(self, "loaded", False)
 
 class Bytes:
@@ -166,10 +176,11 @@ def test_public_methods_and_nothing_else(actor: Begin) -> None:
     assert port.call("add", n=1) == 6
     assert port.call("aadd", 1) == 7
     assert port.call("lazily", 1) == 8
+    assert port.call("two_more") == 10
     assert port.call("double", 4) == 8
     assert port.call("name") == "Counter"
-    known = ["aadd", "add", "ahang", "double", "exhaust", "fail", "hang", "lazily", "leave", "name"]
-    for name in ("_private", "__init__", "decorated", "limit", "looked_at", "late", "count", "add.x"):
+    known = ["aadd", "add", "ahang", "double", "exhaust", "fail", "hang", "lazily", "leave", "name", "two_more"]
+    for name in ("_private", "__init__", "decorated", "limit", "looked_at", "computed", "late", "count", "add.x"):
         answer = port.call(name)
         assert (answer.status, answer.json["known"]) == ("unknown_handler", known)
 
@@ -251,6 +262,14 @@ def test_rust_that_says_something_else_first(launcher: Launcher, handlers: Calla
 
 
 # === State ===
+
+
+def test_a_forked_child_saves_nothing(actor: Begin) -> None:
+    port = actor("Kept", state=1)
+    port.start_call("fork")
+    assert save(port, 8) == (2, 7)
+    assert value(port.receive()) == 0
+    assert port.call("was_loaded") is True
 
 
 def test_a_save_comes_before_the_answer(actor: Begin) -> None:
