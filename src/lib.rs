@@ -69,6 +69,11 @@
 //! compare-and-set and a time to live, and programs; in memory, in a file, or in a server that several hosts share. See
 //! [`session`].
 //!
+//! # Actors
+//!
+//! A [`PyActor`] is an instance of a Python class in a supervised process of its own: a named actor, which does one message
+//! at a time, and whose state may outlive its process.
+//!
 //! # In Python
 //!
 //! A handler is a function decorated with `@snakepen.handler`, `async def` or not, or one that the Rust side
