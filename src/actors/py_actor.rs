@@ -20,7 +20,8 @@ use crate::py_actor::{Instance, PyActor, home};
 #[cfg_attr(feature = "cluster", derive(ractor_cluster_derive::RactorMessage))]
 pub enum PyActorMsg {
     /// Call a method, and send its result. Its time is that of the reply port if that has one, else the pool's
-    /// [`call_timeout`](crate::Builder::call_timeout).
+    /// [`call_timeout`](crate::Builder::call_timeout). Unlike [`PyActor::call`], it is not cancelled when nobody waits for its
+    /// reply any more.
     Call {
         /// The method's name.
         method: String,
