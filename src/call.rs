@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::codec;
+use crate::codec::{self, Payload};
 use crate::context::{self, Nested};
 use crate::error::{Error, Stage};
 use crate::pool::Anchor;
@@ -71,6 +71,16 @@ impl<R> Call<R> {
         args: &impl Serialize,
     ) -> Self {
         Self::encoded(anchor, place, encode(handler, None, args))
+    }
+
+    /// A call whose arguments are encoded already.
+    pub(crate) fn raw(anchor: Arc<Anchor>, handler: &str, args: Payload) -> Self {
+        let frame = named(handler, None).map(|mut frame| {
+            frame.json().extend_from_slice(&args.json);
+            frame.beside(args.buffers);
+            frame
+        });
+        Self::encoded(anchor, Place::Anywhere, frame)
     }
 
     /// A call that belongs to a session, in line with the others or not.
@@ -159,6 +169,25 @@ impl<R> Call<R> {
         self.at(Place::Now(0), key.as_ref())
     }
 
+    /// Makes the call and does not wait for its end: when this returns it has its place in the queue, after those that had
+    /// theirs before. Dropped before that, the call never runs; what is returned must be kept until the end.
+    pub(crate) async fn place(self) -> Result<Placed, Error> {
+        let Self { anchor, wish, frame, timeout, .. } = self;
+        let shared = &anchor.shared;
+        let made =
+            Made { id: shared.next_id(), at: Instant::now(), timeout, cancel: None, outer: None };
+        let frame = finish(frame?, &made, shared.config.limits.max_frame)?;
+        let pool = || shared.config.name.clone();
+        if shared.is_closed() {
+            return Err(Error::Closed { pool: pool() });
+        }
+        let (ticket, answer) = Ticket::admit(shared, made.id, made.at, timeout)?;
+        if let Err(request) = shared.submit(Request::new(frame, wish, ticket)) {
+            submit_later(&anchor, request, &made).await;
+        }
+        Ok(Placed { answer, pool: pool() })
+    }
+
     /// At such a place; the slot is found by the key when the call is made.
     fn at(mut self, place: Place, key: &str) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -169,41 +198,76 @@ impl<R> Call<R> {
     }
 }
 
+impl<R> Call<R> {
+    fn untyped(self) -> Call<()> {
+        let Self { anchor, wish, frame, timeout, line, cancel, idempotent, .. } = self;
+        Call { anchor, wish, frame, timeout, line, cancel, idempotent, result: PhantomData }
+    }
+}
+
+impl Call<()> {
+    /// The result as it is.
+    pub(crate) async fn payload(self) -> Answer {
+        self.run().await.map(|(payload, _)| payload)
+    }
+
+    /// The result, and the frame of the call.
+    async fn run(self) -> Result<(Payload, Message), Error> {
+        let Self { anchor, wish, frame, timeout, line, cancel, idempotent, .. } = self;
+        let shared = &anchor.shared;
+        let (frame, at, outer) = (frame?, Instant::now(), context::chain());
+        let mut timeout = timeout;
+        if let Some(outer) = &outer {
+            timeout = timeout.min(outer.deadline.saturating_duration_since(at));
+            let handler = handler_of(frame.bytes());
+            let blocks = |session: &Arc<str>| outer.blocks_turn(shared, session, handler);
+            if let Some(error) = line.as_ref().and_then(blocks) {
+                return Err(error);
+            }
+        }
+        let line = line.map(|session| Line::up(&shared.turns, &session));
+        let made = Made { id: shared.next_id(), at, timeout, cancel, outer };
+        let frame = finish(frame, &made, shared.config.limits.max_frame)?;
+        let retry = Retry::new(if idempotent { shared.config.limits.retries } else { 0 });
+        let payload = if line.is_some() {
+            // A future that is kept and not polled must not hold up those behind it: not with its turn, nor past its
+            // deadline.
+            let pool = shared.config.name.clone();
+            let frame = frame.clone();
+            let made = async move { attempt(&anchor, wish, frame, made, line, retry).await };
+            let made = AbortOnDropHandle::new(tokio::spawn(made)).await;
+            made.unwrap_or(Err(Error::Closed { pool }))?
+        } else {
+            attempt(&anchor, wish, frame.clone(), made, None, retry).await?
+        };
+        Ok((payload, frame))
+    }
+}
+
 impl<R: DeserializeOwned> IntoFuture for Call<R> {
     type Output = Result<R, Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { anchor, wish, frame, timeout, line, cancel, idempotent, .. } = self;
+        let call = self.untyped();
         Box::pin(async move {
-            let shared = &anchor.shared;
-            let (frame, at, outer) = (frame?, Instant::now(), context::chain());
-            let mut timeout = timeout;
-            if let Some(outer) = &outer {
-                timeout = timeout.min(outer.deadline.saturating_duration_since(at));
-                let handler = handler_of(frame.bytes());
-                let blocks = |session: &Arc<str>| outer.blocks_turn(shared, session, handler);
-                if let Some(error) = line.as_ref().and_then(blocks) {
-                    return Err(error);
-                }
-            }
-            let line = line.map(|session| Line::up(&shared.turns, &session));
-            let made = Made { id: shared.next_id(), at, timeout, cancel, outer };
-            let frame = finish(frame, &made, shared.config.limits.max_frame)?;
-            let retry = Retry::new(if idempotent { shared.config.limits.retries } else { 0 });
-            let payload = if line.is_some() {
-                // A future that is kept and not polled must not hold up those behind it: not with its turn, nor past its
-                // deadline.
-                let pool = shared.config.name.clone();
-                let frame = frame.clone();
-                let made = async move { attempt(&anchor, wish, frame, made, line, retry).await };
-                let made = AbortOnDropHandle::new(tokio::spawn(made)).await;
-                made.unwrap_or(Err(Error::Closed { pool }))?
-            } else {
-                attempt(&anchor, wish, frame.clone(), made, None, retry).await?
-            };
+            let (payload, frame) = call.run().await?;
             codec::decode(&payload).map_err(|error| undecoded(handler_of(frame.head()), error))
         })
+    }
+}
+
+/// A call that is queued or runs, and whose caller has gone on. If it is dropped, the call is given up.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    answer: oneshot::Receiver<Answer>,
+    pool: String,
+}
+
+impl Placed {
+    /// The result.
+    pub(crate) async fn ended(self) -> Answer {
+        self.answer.await.unwrap_or(Err(Error::Closed { pool: self.pool }))
     }
 }
 
@@ -249,6 +313,17 @@ fn encode(
     session: Option<&str>,
     args: &impl Serialize,
 ) -> Result<FrameBuilder, Error> {
+    let mut frame = named(handler, session)?;
+    let buffers = codec::encode(frame.json(), args).map_err(|error| Error::Encode {
+        handler: handler.to_owned(),
+        message: error.to_string(),
+    })?;
+    frame.beside(buffers);
+    Ok(frame)
+}
+
+/// A CALL without arguments.
+fn named(handler: &str, session: Option<&str>) -> Result<FrameBuilder, Error> {
     // Two bytes count them, and a session's id has 255 at most.
     const LONGEST: usize = 65_000;
     let refuse = |message: String| {
@@ -264,16 +339,10 @@ fn encode(
     if handler.contains('\0') {
         return refuse("a handler's name has no zero byte".to_owned());
     }
-    let mut frame = match session {
+    Ok(match session {
         None => FrameBuilder::new(Kind::Call, handler),
         Some(id) => FrameBuilder::new(Kind::Call, &format!("{handler}\0{id}")),
-    };
-    let buffers = codec::encode(frame.json(), args).map_err(|error| Error::Encode {
-        handler: handler.to_owned(),
-        message: error.to_string(),
-    })?;
-    frame.beside(buffers);
-    Ok(frame)
+    })
 }
 
 fn finish(mut frame: FrameBuilder, made: &Made, limit: usize) -> Result<Message, Error> {

@@ -28,7 +28,7 @@ from ._handlers import handler
 from ._programs import Program, Programs
 from ._request import Request, current
 from ._session import Session, global_session, session
-from ._store import Conflict, SessionError
+from ._store import Conflict, SessionError, StateError
 
 __all__ = [
     "Actor",
@@ -40,6 +40,7 @@ __all__ = [
     "Request",
     "Session",
     "SessionError",
+    "StateError",
     "WouldDeadlock",
     "__version__",
     "actor",
