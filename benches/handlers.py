@@ -48,3 +48,8 @@ async def session_async(_job: str, times: int) -> float:
     for _ in range(times):
         await session.aget("value")
     return (time.perf_counter_ns() - start) / times
+
+
+@snakepen.handler
+def kind(value: object) -> str:
+    return type(value).__name__

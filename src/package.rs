@@ -47,6 +47,7 @@ files!(
     "_logging.py",
     "_programs.py",
     "_request.py",
+    "_segment.py",
     "_serve.py",
     "_session.py",
     "_startup.py",

@@ -71,7 +71,8 @@ class Server:
             except Exception:  # the handler has put something of its own there
                 pass
         self._connection.recover()
-        self._connection.send(kind, call.id, 0, name, json, flags, buffers)
+        del arguments
+        self._connection.answer(call, kind, name, json, flags, buffers)
         self._page.idle()
 
     def _run(

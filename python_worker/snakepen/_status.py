@@ -9,6 +9,8 @@ BYTES = 4096
 STARTED = 0
 CANCEL = 1
 PHASE = 2
+COPIED = 64
+RELEASED = 65
 
 BOOTING = 0
 IDLE = 1
@@ -30,6 +32,15 @@ class StatusPage:
     def cancelled(self) -> int:
         """The id of the request that Rust wants cancelled, 0 for none."""
         return self._words[CANCEL]
+
+    def copied(self) -> int:
+        """The serial of the result whose buffers Rust has copied last."""
+        return self._words[COPIED]
+
+    def released(self, serial: int, kept: bool) -> None:
+        """The request whose arguments have this serial has ended; if something was kept of them, their memory must not
+        be written to again."""
+        self._words[RELEASED] = serial << 1 | kept
 
     def idle(self) -> None:
         self._words[PHASE] = IDLE

@@ -274,6 +274,7 @@ impl Config {
             "fresh": self.fresh_interpreter,
             "reuse_after_cancel": self.reuse_after_cancel,
             "max_frame": self.limits.max_frame,
+            "shared_memory": self.limits.shared_memory,
             "cgroup": cgroup,
             "log_level": crate::port::output::python_log_level(),
         }))

@@ -193,6 +193,7 @@ fn the_launcher_is_told_everything() {
         "fresh": true,
         "reuse_after_cancel": false,
         "max_frame": 4096,
+        "shared_memory": 65536,
         "cgroup": {"directory": "/cgroups/demo", "memory": 1 << 30},
     });
     assert_eq!(told, expected);
