@@ -106,6 +106,8 @@
 
 mod actors;
 mod array;
+#[cfg(feature = "arrow")]
+mod arrow;
 mod autoscale;
 mod backoff;
 mod board;
@@ -136,6 +138,8 @@ mod turns;
 mod wire;
 
 pub use array::{Array, ArrayError, Element};
+#[cfg(feature = "arrow")]
+pub use arrow::ArrowTable;
 pub use buffer::Buffer;
 pub use call::{Call, CancelHandle};
 pub use config::Builder;
