@@ -188,10 +188,26 @@ def _travelling(value: Any) -> _Number | tuple[memoryview] | tuple[memoryview, s
     return _flat(view), f"{'|' if view.itemsize == 1 else '<'}{kind}{view.itemsize}", shape
 
 
+# What NumPy's types are called, and what those names are; emptied when there are too many.
+_names: dict[Any, str] = {}
+_dtypes: dict[str, Any] = {}
+_REMEMBERED = 256
+
+
 def _from_numpy(numpy: Any, array: Any) -> tuple[memoryview, str, list[int]]:
     dtype = array.dtype
-    if isinstance(array, numpy.ma.MaskedArray):
+    if type(array) is not numpy.ndarray and isinstance(array, numpy.ma.MaskedArray):
         raise _Unfit("a masked array can't travel: return value.filled(...), or its .data and its .mask")
+    name = _names.get(dtype) or _name(numpy, dtype)
+    shape = list(array.shape)
+    if array.nbytes == 0:
+        return memoryview(b""), name, shape
+    if not array.flags.c_contiguous:
+        array = numpy.ascontiguousarray(array)
+    return memoryview(array.reshape(-1).view("u1")), name, shape
+
+
+def _name(numpy: Any, dtype: Any) -> str:
     if dtype.hasobject:
         raise _Unfit(
             f"an array of dtype {dtype} holds Python objects: return value.tolist(), or value.astype(float) "
@@ -208,10 +224,10 @@ def _from_numpy(numpy: Any, array: Any) -> tuple[memoryview, str, list[int]]:
             f"an array of dtype {dtype} has no plain numbers for elements: "
             + ("return its fields one by one, {name: value[name]}" if dtype.names else "return value.astype(float)")
         )
-    shape = list(array.shape)
-    if array.nbytes == 0:
-        return memoryview(b""), name, shape
-    return memoryview(numpy.ascontiguousarray(array).reshape(-1).view("u1")), name, shape
+    if len(_names) >= _REMEMBERED:
+        _names.clear()
+    _names[dtype] = name
+    return name
 
 
 def _from_arrow(value: Any) -> tuple[memoryview, str]:
@@ -293,9 +309,14 @@ def loads(json: str | bytes, buffers: Sequence[memoryview], writable: bool = Fal
 def _array(view: Any, dtype: str, shape: list[int]) -> Any:
     numpy = _numpy()
     if numpy is not None:
-        kind = numpy.dtype(dtype)
-        if kind.hasobject:
-            raise ValueError(f"an array of dtype {dtype} holds Python objects")
+        kind = _dtypes.get(dtype)
+        if kind is None:
+            kind = numpy.dtype(dtype)
+            if kind.hasobject:
+                raise ValueError(f"an array of dtype {dtype} holds Python objects")
+            if len(_dtypes) >= _REMEMBERED:
+                _dtypes.clear()
+            _dtypes[dtype] = kind
         array = numpy.ndarray(shape, kind, view)
         if array.nbytes != len(view):
             raise ValueError(f"{len(view)} bytes are no array of dtype {dtype} and shape {shape}")

@@ -163,6 +163,9 @@ class Lane:
         except OSError:  # there is no such memory: the socket will do
             self._ours = None
             return None
+        except AttributeError:  # this Python was built for a system without memfd_create
+            self._threshold = None
+            return None
         finally:
             self._placing.release()
 
