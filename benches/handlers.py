@@ -51,6 +51,11 @@ async def session_async(_job: str, times: int) -> float:
 
 
 @snakepen.handler
+def kind(value: object) -> str:
+    return type(value).__name__
+
+
+@snakepen.handler
 async def async_echo(value: object) -> object:
     return value
 

@@ -1,6 +1,8 @@
 //! Arrays of numbers that travel beside the JSON.
 
 mod dtype;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 
 use std::fmt;
 

@@ -79,6 +79,7 @@ pub(crate) struct Limits {
     pub(crate) health_interval: Duration,
     pub(crate) health_timeout: Duration,
     pub(crate) max_frame: usize,
+    pub(crate) shared_memory: Option<usize>,
     pub(crate) cancel_grace: Duration,
 }
 
@@ -126,6 +127,7 @@ impl Builder {
                 health_interval: Duration::from_secs(30),
                 health_timeout: Duration::from_secs(5),
                 max_frame: 256 << 20,
+                shared_memory: Some(64 << 10),
                 cancel_grace: Duration::from_secs(1),
             },
             reuse_after_cancel: false,
@@ -399,6 +401,17 @@ impl Builder {
     /// [`Error::BadResult`].
     pub fn max_frame(mut self, bytes: usize) -> Self {
         self.limits.max_frame = bytes;
+        self
+    }
+
+    /// Buffers and arrays of at least so many bytes go through memory that the host and the worker share; `None`: none do.
+    /// Default: 64 KiB, from where on it is faster than the socket.
+    ///
+    /// Each worker has one piece of it for arguments and one for results, which grow with what goes through them, to
+    /// [`max_frame`](Builder::max_frame) at most, and are there until the worker ends. Nothing is left of them in any file
+    /// system. Where there is no such memory, the socket is used.
+    pub fn shared_memory(mut self, from_bytes: impl Into<Option<usize>>) -> Self {
+        self.limits.shared_memory = from_bytes.into();
         self
     }
 

@@ -113,6 +113,8 @@
 
 mod actors;
 mod array;
+#[cfg(feature = "arrow")]
+mod arrow;
 mod autoscale;
 mod backoff;
 mod board;
@@ -147,6 +149,8 @@ mod turns;
 mod wire;
 
 pub use array::{Array, ArrayError, Element};
+#[cfg(feature = "arrow")]
+pub use arrow::ArrowTable;
 pub use buffer::Buffer;
 pub use call::{Call, CancelHandle};
 pub use config::Builder;

@@ -51,6 +51,7 @@ files!(
     "_overlap.py",
     "_programs.py",
     "_request.py",
+    "_segment.py",
     "_serve.py",
     "_session.py",
     "_startup.py",

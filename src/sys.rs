@@ -5,6 +5,7 @@ compile_error!("snakepen runs on Linux only: it needs pidfd, memfd, PDEATHSIG an
 
 mod cgroup;
 mod proc;
+mod segment;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -26,13 +27,14 @@ use rustix::pipe::PipeFlags;
 
 pub(crate) use cgroup::{Killed, PoolCgroup, WorkerCgroup};
 pub(crate) use proc::{open_files, usage};
+pub(crate) use segment::Segment;
 
 /// Wanted size of a port's socket buffers in bytes; the kernel caps it at `net.core.wmem_max`.
 /// 1 MiB there and back takes 811 µs with the kernel's default and 312 µs with 4 MiB.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// The most descriptors that one control message carries: a port's five.
-const MAX_FDS: usize = 5;
+/// The most descriptors that one control message carries: a port's six.
+const MAX_FDS: usize = 6;
 
 // === Sockets and pipes ===
 
@@ -61,7 +63,7 @@ pub(crate) fn end_writing(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Write)?)
 }
 
-/// A duplex message channel for the launcher; both ends close on exec.
+/// A duplex channel of messages with descriptors; both ends close on exec.
 pub(crate) fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -203,6 +205,15 @@ impl StatusPage {
         if written == 8 { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
+    fn word(&self, offset: u64) -> io::Result<u64> {
+        let mut word = [0_u8; 8];
+        let read = rustix::io::pread(&self.memory, &mut word, offset)?;
+        if read != word.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(u64::from_le_bytes(word))
+    }
+
     /// The ids in the places of requests that Python has started; 0 where none was ever.
     pub(crate) fn started(&self) -> io::Result<Vec<u64>> {
         let mut words = [0_u8; 8 * (Self::CALLS + 1)];
@@ -212,6 +223,20 @@ impl StatusPage {
         }
         let (ids, _) = words.as_chunks::<8>();
         Ok(ids.iter().map(|&id| u64::from_le_bytes(id)).collect())
+    }
+
+    /// Says that the buffers of the result with this serial are copied out of their segment.
+    pub(crate) fn copied(&self, serial: u64) -> io::Result<()> {
+        // Not before they are.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        let written = rustix::io::pwrite(&self.memory, &serial.to_le_bytes(), 512)?;
+        if written == 8 { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    /// The serial of the arguments that Python has given back last, and whether it has kept a view of them.
+    pub(crate) fn released(&self) -> io::Result<(u64, bool)> {
+        let word = self.word(520)?;
+        Ok((word >> 1, word & 1 == 1))
     }
 }
 

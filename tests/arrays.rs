@@ -219,3 +219,38 @@ async fn what_a_handler_keeps_stays_as_it_was() {
     assert_eq!(pool.call::<Vec<Buffer>>("kept", ()).await.unwrap(), sent);
     finish(pool).await;
 }
+
+#[cfg(feature = "arrow")]
+#[tokio::test]
+async fn arrow_tables_go_both_ways() {
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
+    use snakepen::ArrowTable;
+
+    let found =
+        std::process::Command::new(python()).args(["-c", "import pyarrow"]).output().unwrap();
+    let names: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("größe")]));
+    let values: ArrayRef = Arc::new(Float64Array::from_iter_values([1.0, 2.0, 3.0]));
+    let batch = RecordBatch::try_from_iter([("name", names), ("value", values)]).unwrap();
+    let table = ArrowTable::from(batch);
+    let pool = pool("arrays.py").workers(1).start().await.unwrap();
+    if found.status.success() {
+        let same: (ArrowTable, Buffer) =
+            pool.call("echo", ((&table, Buffer::default()),)).await.unwrap();
+        assert_eq!(same.0, table);
+        let numbers = Float64Array::from_iter_values((0..100_000).map(f64::from));
+        let large = RecordBatch::try_from_iter([("x", Arc::new(numbers) as ArrayRef)]).unwrap();
+        let large = ArrowTable::from(large);
+        let same: ArrowTable = pool.call("echo", (&large,)).await.unwrap();
+        assert_eq!(same, large);
+    } else {
+        eprintln!("skipped in part: this Python has no pyarrow");
+        let error = pool.call::<ArrowTable>("echo", (&table,)).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Encode { message, .. } if message.contains("needs pyarrow")),
+            "{error:?}"
+        );
+    }
+    finish(pool).await;
+}

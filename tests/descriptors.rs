@@ -1,4 +1,4 @@
-//! Scenario 15d: a worker's descriptors are its own: standard streams, port, dump pipe and status page.
+//! Scenario 15d: a worker's descriptors are its own: standard streams, port, lane, dump pipe and status page.
 //!
 //! A naive pool lets workers inherit their siblings' pipes, so that one's end is hidden by another's copy, or
 //! the host's files and sockets, which then stay open for as long as a worker lives.
@@ -47,11 +47,11 @@ fn own(pid: i32) -> BTreeSet<String> {
     let count = |kind: &str| rest.iter().filter(|target| target.starts_with(kind)).count();
     // The status page is mapped, so its descriptor may be closed.
     let (sockets, pipes, pages) = (count("socket:"), count("pipe:"), count("/memfd:"));
-    assert_eq!((sockets, pipes), (1, 1), "{found:?}");
-    assert!(pages <= 1 && rest.len() == 2 + pages, "{found:?}");
+    assert_eq!((sockets, pipes), (2, 1), "{found:?}");
+    assert!(pages <= 1 && rest.len() == 3 + pages, "{found:?}");
     let mut all: BTreeSet<_> =
         found.into_iter().filter(|(fd, _)| *fd > 0).map(|(_, target)| target).collect();
-    assert_eq!(all.len(), 4 + pages, "streams share a pipe: {all:?}");
+    assert_eq!(all.len(), 5 + pages, "streams share a pipe: {all:?}");
     all.retain(|target| !target.starts_with("/memfd:"));
     let mapped = status_pages(pid);
     assert_eq!(mapped.len(), 1, "one status page is mapped: {mapped:?}");

@@ -170,17 +170,19 @@ impl Launcher {
         let spawn = json!({
             "op": "spawn", "token": slot, "slot": slot, "epoch": 1, "worker": format!("bare/worker/{slot}"),
         });
-        let fds = [theirs.as_fd(), output.as_fd(), output.as_fd(), dump.as_fd(), page.as_fd()];
+        let lane = dump.as_fd(); // nothing comes through it
+        let fds =
+            [theirs.as_fd(), output.as_fd(), output.as_fd(), dump.as_fd(), page.as_fd(), lane];
         self.send(&spawn, &fds)?;
         self.expect("spawned")?;
         Ok(ours)
     }
 
     fn send(&mut self, message: &Value, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(6))];
         let mut rights = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
-            assert!(rights.push(SendAncillaryMessage::ScmRights(fds)), "room for five descriptors");
+            assert!(rights.push(SendAncillaryMessage::ScmRights(fds)), "room for six descriptors");
         }
         let text = message.to_string();
         let parts = [IoSlice::new(text.as_bytes())];

@@ -72,10 +72,11 @@ class Batch:
         return answers
 
     def answer(self, answers: list[Answer] | Answer, flags: int) -> None:
+        self.items.clear()  # what the arguments lie in is given back with each answer
         if isinstance(answers, tuple):
             answers = [answers] * len(self._calls)
         for call, (kind, name, json, own, buffers) in zip(self._calls, answers, strict=True):
-            self._connection.send(kind, call.id, 0, name, json, own | flags, buffers)
+            self._connection.answer(call, kind, name, json, own | flags, buffers)
 
 
 def handler_of(call: Frame) -> str:

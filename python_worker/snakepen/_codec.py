@@ -1,6 +1,7 @@
 """Values to JSON with raw buffers beside it, and back; what `src/codec.rs` is in Rust.
 
-A buffer's place in the JSON is an object with one odd key: `[index]` for bytes, `[index, dtype, shape]` for an array.
+A buffer's place in the JSON is an object with one odd key: `[index]` for bytes, `[index, dtype, shape]` for an array,
+`[index, "arrow"]` for a table, as a stream of Arrow's IPC format.
 In a frame without buffers nothing is a placeholder; in one with them, so many must be there, each once.
 """
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _KEY = "\0snakepen"
 _OPENING = '{"\\u0000snakepen":'
 """How a placeholder begins; no string in JSON can have this in it."""
+
+_ARROW = "arrow"
 
 _MAX_BUFFERS = 65_535
 
@@ -147,7 +150,7 @@ class _Number:
         self.value = value
 
 
-def _travelling(value: Any) -> _Number | tuple[memoryview] | tuple[memoryview, str, list[int]]:
+def _travelling(value: Any) -> _Number | tuple[memoryview] | tuple[memoryview, str] | tuple[memoryview, str, list[int]]:
     """The bytes of a value, and if it is an array its dtype and shape."""
     if isinstance(value, (bytes, bytearray)):
         return (memoryview(value),)
@@ -161,6 +164,8 @@ def _travelling(value: Any) -> _Number | tuple[memoryview] | tuple[memoryview, s
             if isinstance(number, (int, float)):  # not a long double
                 return _Number(number)
             return _from_numpy(numpy, numpy.asarray(scalar))
+    if hasattr(type(value), "__arrow_c_stream__") or hasattr(type(value), "__arrow_c_array__"):
+        return _from_arrow(value)
     try:
         view = memoryview(value)
     except TypeError:
@@ -183,10 +188,26 @@ def _travelling(value: Any) -> _Number | tuple[memoryview] | tuple[memoryview, s
     return _flat(view), f"{'|' if view.itemsize == 1 else '<'}{kind}{view.itemsize}", shape
 
 
+# What NumPy's types are called, and what those names are; emptied when there are too many.
+_names: dict[Any, str] = {}
+_dtypes: dict[str, Any] = {}
+_REMEMBERED = 256
+
+
 def _from_numpy(numpy: Any, array: Any) -> tuple[memoryview, str, list[int]]:
     dtype = array.dtype
-    if isinstance(array, numpy.ma.MaskedArray):
+    if type(array) is not numpy.ndarray and isinstance(array, numpy.ma.MaskedArray):
         raise _Unfit("a masked array can't travel: return value.filled(...), or its .data and its .mask")
+    name = _names.get(dtype) or _name(numpy, dtype)
+    shape = list(array.shape)
+    if array.nbytes == 0:
+        return memoryview(b""), name, shape
+    if not array.flags.c_contiguous:
+        array = numpy.ascontiguousarray(array)
+    return memoryview(array.reshape(-1).view("u1")), name, shape
+
+
+def _name(numpy: Any, dtype: Any) -> str:
     if dtype.hasobject:
         raise _Unfit(
             f"an array of dtype {dtype} holds Python objects: return value.tolist(), or value.astype(float) "
@@ -203,10 +224,32 @@ def _from_numpy(numpy: Any, array: Any) -> tuple[memoryview, str, list[int]]:
             f"an array of dtype {dtype} has no plain numbers for elements: "
             + ("return its fields one by one, {name: value[name]}" if dtype.names else "return value.astype(float)")
         )
-    shape = list(array.shape)
-    if array.nbytes == 0:
-        return memoryview(b""), name, shape
-    return memoryview(numpy.ascontiguousarray(array).reshape(-1).view("u1")), name, shape
+    if len(_names) >= _REMEMBERED:
+        _names.clear()
+    _names[dtype] = name
+    return name
+
+
+def _from_arrow(value: Any) -> tuple[memoryview, str]:
+    name = type(value).__name__
+    try:
+        import pyarrow  # pyright: ignore
+    except ImportError:
+        raise _Unfit(
+            f"{name} travels as an Arrow table, which needs pyarrow in this worker's environment: "
+            "install it, or return lists"
+        ) from None
+    arrow: Any = pyarrow
+    try:
+        table = arrow.table(value)
+    except Exception as error:  # of a column alone, for one
+        raise _Unfit(
+            f"no Arrow table can be made of {name} ({type(error).__name__}: {error}): return a table or a record batch"
+        ) from None
+    sink = arrow.BufferOutputStream()
+    with arrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return _flat(memoryview(sink.getvalue())), _ARROW
 
 
 def _flat(view: memoryview) -> memoryview:
@@ -252,7 +295,9 @@ def loads(json: str | bytes, buffers: Sequence[memoryview], writable: bool = Fal
             view = view.toreadonly()
         elif view.readonly:
             view = memoryview(bytearray(view))
-        return _array(view, *what) if what else view
+        if not what:
+            return view
+        return _table(view) if what == [_ARROW] else _array(view, *what)
 
     value = _json.loads_with(text, resolve)
     left = sum(view is not None for view in waiting)
@@ -264,9 +309,14 @@ def loads(json: str | bytes, buffers: Sequence[memoryview], writable: bool = Fal
 def _array(view: Any, dtype: str, shape: list[int]) -> Any:
     numpy = _numpy()
     if numpy is not None:
-        kind = numpy.dtype(dtype)
-        if kind.hasobject:
-            raise ValueError(f"an array of dtype {dtype} holds Python objects")
+        kind = _dtypes.get(dtype)
+        if kind is None:
+            kind = numpy.dtype(dtype)
+            if kind.hasobject:
+                raise ValueError(f"an array of dtype {dtype} holds Python objects")
+            if len(_dtypes) >= _REMEMBERED:
+                _dtypes.clear()
+            _dtypes[dtype] = kind
         array = numpy.ndarray(shape, kind, view)
         if array.nbytes != len(view):
             raise ValueError(f"{len(view)} bytes are no array of dtype {dtype} and shape {shape}")
@@ -278,6 +328,18 @@ def _array(view: Any, dtype: str, shape: list[int]) -> Any:
             "which can't be imported in this worker's environment"
         )
     return view.cast(letter) if len(shape) == 1 else view.cast(letter, shape)
+
+
+def _table(view: memoryview) -> Any:
+    try:
+        import pyarrow  # pyright: ignore
+    except ImportError:
+        raise ValueError("an Arrow table needs pyarrow, which can't be imported in this worker's environment") from None
+    arrow: Any = pyarrow
+    try:
+        return arrow.ipc.open_stream(arrow.py_buffer(view)).read_all()
+    except (arrow.ArrowException, OSError) as error:
+        raise ValueError(f"no Arrow table: {error}") from None
 
 
 _missing = False

@@ -27,6 +27,7 @@ class Config:
         "preload",
         "raw",
         "reuse_after_cancel",
+        "shared_memory",
     )
 
     def __init__(self, raw: dict[str, Any]) -> None:
@@ -41,6 +42,7 @@ class Config:
         self.max_frame: int = raw["max_frame"]
         self.log_level: int = raw["log_level"]
         self.concurrency: int = raw.get("concurrency", 1)
+        self.shared_memory: int | None = raw.get("shared_memory")
         self.reuse_after_cancel: bool = raw.get("reuse_after_cancel", False)
         cgroup = raw.get("cgroup")
         self.cgroups = Cgroups(cgroup) if cgroup else None
@@ -49,14 +51,15 @@ class Config:
 class Descriptors:
     """A worker's own, in the order in which they travel."""
 
-    __slots__ = ("dump", "port", "status", "stderr", "stdout")
+    __slots__ = ("dump", "lane", "port", "status", "stderr", "stdout")
 
-    def __init__(self, port: int, stdout: int, stderr: int, dump: int, status: int) -> None:
+    def __init__(self, port: int, stdout: int, stderr: int, dump: int, status: int, lane: int) -> None:
         self.port = port
         self.stdout = stdout
         self.stderr = stderr
         self.dump = dump
         self.status = status
+        self.lane = lane
 
 
 class Birth:

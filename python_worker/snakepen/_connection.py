@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._request import Request
+    from ._segment import Lane
 else:
     from _collections import deque
 
@@ -125,6 +126,8 @@ class Connection:
         self._leaving = False
         self.max_frame = max_frame
         self.running: Request | None = None
+        self.lane: Lane | None = None
+        """Where large buffers are."""
         self.abandoned = False
         """True in a process that a handler forked: the port isn't its own."""
 
@@ -136,6 +139,8 @@ class Connection:
         self._outgoing.clear()
         try:
             self._socket.close()
+            if self.lane is not None:
+                self.lane.close()
         except OSError:  # the handler has closed it already
             pass
 
@@ -271,6 +276,8 @@ class Connection:
                 raise PortEnded
             self._decoder.received(size)
             while (frame := self._decoder.next()) is not None:
+                if frame.placed is not None:
+                    self._resolve(frame)
                 if frame.kind == CALL:
                     self._calls.append(frame)
                     if get_ident() != self._thread:
@@ -283,6 +290,14 @@ class Connection:
             # A signal handler of the user's has raised: a part of the stream may be lost.
             self._socket.shutdown(SHUT_RDWR)
             raise
+
+    def _resolve(self, frame: Frame) -> None:
+        try:
+            if self.lane is None:
+                raise ProtocolError("segment", "a frame with a segment came too early")
+            self.lane.resolve(frame)
+        except (OSError, ValueError) as error:  # not BlockingIOError, which says that no frame has come
+            raise ProtocolError("segment", f"a segment can't be had: {error}") from None
 
     def _take(self, frame: Frame) -> None:
         kind = frame.kind
@@ -404,11 +419,37 @@ class Connection:
     ) -> None:
         """Sends a frame, or leaves it to the sender that is at it. A port that has ended swallows it."""
         if buffers:
-            self._post(_wire.encode_pieces(kind, id, arg, name, json, buffers, flags))
+            placed = None if self.lane is None else self.lane.place(buffers)
+            self._post(_wire.encode_pieces(kind, id, arg, name, json, buffers, flags, placed))
         elif len(json) < _SMALL:
             self._post(_wire.encode(kind, id, arg, name, json, flags))
         else:
             self._post((_wire.encode_head(kind, id, arg, name, len(json), flags), json))
+
+    def answer(
+        self, call: Frame, kind: int, name: bytes, json: bytes, flags: int, buffers: Sequence[memoryview]
+    ) -> None:
+        """Sends the answer to a call, and before that gives back what the call's arguments lay in.
+
+        Nothing but the answer may refer to them any more; what does, the handler has kept.
+        """
+        held = call.held
+        if held is None:
+            self.send(kind, call.id, 0, name, json, flags, buffers)
+            return
+        if not buffers:
+            held.release()
+            self.send(kind, call.id, 0, name, json, flags)
+            return
+        placed = None if self.lane is None else self.lane.place(buffers)
+        pieces = _wire.encode_pieces(kind, call.id, 0, name, json, buffers, flags, placed)
+        # Rust may write to the arguments as soon as it has the answer; their memory is given back before that.
+        frame = b"".join(pieces)
+        del pieces
+        if isinstance(buffers, list):
+            buffers.clear()
+        held.release()
+        self._post(frame)
 
     def _post(self, frame: bytes | tuple[bytes | memoryview, ...]) -> None:
         self._outgoing.append(frame)

@@ -35,7 +35,7 @@ def _take_descriptors(own: Descriptors, preloaded: Iterable[int]) -> None:
     os.dup2(own.stderr, 2)
     # Objects that a preloaded module has opened will close their numbers one day; were those free, it would be
     # somebody else's descriptor that they close, or write into. So their numbers stay taken, by nothing.
-    kept = {0, 1, 2, own.port, own.dump, own.status}
+    kept = {0, 1, 2, own.port, own.dump, own.status, own.lane}
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in preloaded:
         if fd not in kept:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Where a fresh worker finds its own.
-_PORT, _DUMP, _STATUS, _BIRTH = 3, 4, 5, 6
+_PORT, _DUMP, _STATUS, _LANE, _BIRTH = 3, 4, 5, 6, 7
 _CLEAR_OF_THOSE = 16
 
 
@@ -45,6 +45,7 @@ def spawn(birth: Birth) -> int:
             (own.port, _PORT),
             (own.dump, _DUMP),
             (own.status, _STATUS),
+            (own.lane, _LANE),
             (note, _BIRTH),
         ):
             copies.append(fcntl(fd, F_DUPFD_CLOEXEC, _CLEAR_OF_THOSE))
@@ -73,11 +74,11 @@ def receive() -> Birth:
     if text["cgroup"] is not None:
         _cgroup.enter(text["cgroup"])
     _linux.die_with_parent(text["launcher"])
-    own = (_PORT, _DUMP, _STATUS)
+    own = (_PORT, _DUMP, _STATUS, _LANE)
     _fork.close_all_but({0, 1, 2, *own})
     for fd in own:
         os.set_inheritable(fd, False)
     _startup.line_buffer_output()
     config = Config(text["config"])
     place = Place(config.pool, text["worker"], text["slot"], text["epoch"])
-    return Birth(config, place, Descriptors(_PORT, 1, 2, _DUMP, _STATUS))
+    return Birth(config, place, Descriptors(_PORT, 1, 2, _DUMP, _STATUS, _LANE))

@@ -183,8 +183,8 @@ class Launcher:
         pid = -1
         cgroup: str | None = None
         try:
-            if len(fds) != 5:
-                raise ValueError(f"{len(fds)} descriptors came with the spawn, not 5")
+            if len(fds) != 6:
+                raise ValueError(f"{len(fds)} descriptors came with the spawn, not 6")
             place = Place(self._config.pool, message["worker"], message["slot"], message["epoch"])
             if self._cgroups is not None:
                 cgroup = self._cgroups.make(place.slot, place.epoch)

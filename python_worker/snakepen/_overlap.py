@@ -93,7 +93,7 @@ class OverlappingServer(Server):
         elif (prepared := self._prepare(call)) is not None:
             function, arguments, session = prepared
             request = Request(call.id, call.name, call.arg, self._place, session)
-            self._start(request, function, arguments, self._result, self._answer)
+            self._start(request, function, arguments, self._result, lambda answer: self._answer(call, answer))
 
     def _start(
         self,
@@ -101,7 +101,7 @@ class OverlappingServer(Server):
         function: Any,
         arguments: Any,
         encode: Callable[[Any], Any],
-        answer: Callable[[Request, Any], None],
+        answer: Callable[[Any], None],
     ) -> None:
         ids = request.batch or (request.id,)
         places = [self._places.pop() for _ in ids]
@@ -116,7 +116,7 @@ class OverlappingServer(Server):
         function: Any,
         arguments: Any,
         encode: Callable[[Any], Any],
-        answer: Callable[[Request, Any], None],
+        answer: Callable[[Any], None],
         places: list[int],
     ) -> None:
         running.set(request)
@@ -133,19 +133,20 @@ class OverlappingServer(Server):
             else:
                 result = function(arguments)
             outcome = encode(await result)
+            del result
         except SystemExit as leaving:
             self._leave = Leave(leaving.code)
         except BaseException as error:
             outcome = self._failed(request, error)
         if connection.abandoned:
             os._exit(0 if outcome is not None and outcome[0] == _wire.RESULT else 1)
-        del self._overlapping[request.id]
+        del self._overlapping[request.id], arguments
         self._places += places
         if self._leave is None:  # else nobody is answered any more
             if not self._overlapping and _directory.changed:
                 _directory.restore()
             self._flush()
-            answer(request, outcome)
+            answer(outcome)
         self._stop_if_due()
 
     def _failed(self, request: Request, error: BaseException) -> Answer:
@@ -155,9 +156,9 @@ class OverlappingServer(Server):
             return _wire.ERROR, b"cancelled", b"{}", 0, ()
         return failure(error, self._connection.max_frame)
 
-    def _answer(self, request: Request, answer: Answer) -> None:
+    def _answer(self, call: Frame, answer: Answer) -> None:
         kind, name, json, flags, buffers = answer
-        self._connection.send(kind, request.id, 0, name, json, flags, buffers)
+        self._connection.answer(call, kind, name, json, flags, buffers)
 
     # Batches
 
@@ -180,8 +181,13 @@ class OverlappingServer(Server):
             return
         batch = Batch(self._connection, self._page, self._place, gathering.calls, self._prepare)
         if batch.request is not None:
-            answer = lambda _, answers: batch.answer(answers, 0)  # noqa: E731
-            self._start(batch.request, batch.function, [batch.items], batch.results, answer)
+            self._start(
+                batch.request,
+                batch.function,
+                [batch.items],
+                batch.results,
+                lambda answers: batch.answer(answers, 0),
+            )
         self._stop_if_due()
 
 

@@ -61,10 +61,12 @@ class Server:
         if prepared is None:
             return
         function, arguments, session = prepared
+        del prepared
         request = Request(call.id, call.name, call.arg, self._place, session)
         kind, name, json, flags, buffers = self._run(function, arguments, request, self._result)
         flags |= self._tidy()
-        self._connection.send(kind, call.id, 0, name, json, flags, buffers)
+        del arguments
+        self._connection.answer(call, kind, name, json, flags, buffers)
         self._page.idle()
 
     def _prepare(self, call: Frame) -> tuple[Any, Any, str | None] | None:

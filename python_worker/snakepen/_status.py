@@ -10,6 +10,8 @@ CALLS = 256
 
 # Words.
 PHASE = 0
+COPIED = 64
+RELEASED = 65
 STARTED = 255
 """A place for a plain handler, and CALLS more."""
 CANCELLED = 512
@@ -37,6 +39,15 @@ class StatusPage:
         """Whether Rust wants the request cancelled."""
         words = self._words
         return words[CANCELLED] == id or id in words[CANCELLED + 1 : CANCELLED + CALLS]
+
+    def copied(self) -> int:
+        """The serial of the result whose buffers Rust has copied last."""
+        return self._words[COPIED]
+
+    def released(self, serial: int, kept: bool) -> None:
+        """The request whose arguments have this serial has ended; if something was kept of them, their memory must not
+        be written to again."""
+        self._words[RELEASED] = serial << 1 | kept
 
     def idle(self) -> None:
         self._words[PHASE] = IDLE

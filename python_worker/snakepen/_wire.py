@@ -9,6 +9,8 @@
 
 The body is the name, then JSON. With the flag BUFFERS it is the name, u32 count, u32 bytes of JSON,
 count times u32 bytes of a buffer, JSON, and the buffers, each at a multiple of 8 from the body's start.
+With SEGMENT, u64 serial, u32 generation and u32 0 follow the bytes of JSON, and each buffer's u32 bytes is followed by
+u32 place: 0 if it is in the body, else it is at (place - 1) * 64 in the segment of that generation.
 """
 
 from __future__ import annotations
@@ -18,6 +20,12 @@ from struct import Struct
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeAlias
+
+    from ._segment import Held
+
+    Place: TypeAlias = tuple[int, int, int]
+    """Which buffer of its frame, its offset, its length."""
 
 VERSION = 1
 
@@ -42,10 +50,16 @@ TO_RUST = frozenset((READY, FAILED, RESULT, ERROR, PONG, LOG, ASK))
 
 BUFFERS = 0x01
 RECYCLE = 0x02
-_RESERVED = 0xFF & ~(BUFFERS | RECYCLE)
+SEGMENT = 0x04
+"""Some of the buffers lie in a shared segment; only with BUFFERS."""
+_RESERVED = 0xFF & ~(BUFFERS | RECYCLE | SEGMENT)
+
+PLACE_UNIT = 64
+"""A place in a segment is a multiple of so many bytes, so that four bytes name it."""
 
 _HEADER = Struct("<IBBHQQ")
 _TABLE = Struct("<II")
+_SEGMENT = Struct("<QII")
 _LENGTH = Struct("<I")
 HEADER_BYTES = _HEADER.size
 
@@ -64,8 +78,22 @@ class ProtocolError(Exception):
         self.key = key
 
 
+class Placed:
+    """Which buffers of a frame lie in a segment, and where."""
+
+    __slots__ = ("generation", "places", "serial")
+
+    def __init__(self, generation: int, serial: int, places: list[Place]) -> None:
+        self.generation = generation
+        self.serial = serial
+        self.places = places
+
+
 class Frame:
-    __slots__ = ("arg", "buffers", "flags", "id", "json", "kind", "name")
+    __slots__ = ("arg", "buffers", "flags", "held", "id", "json", "kind", "name", "placed")
+
+    held: Held | None
+    """What its buffers lie in, if that isn't its own."""
 
     def __init__(
         self,
@@ -76,6 +104,7 @@ class Frame:
         name: str,
         json: str | bytes,
         buffers: Sequence[memoryview] = (),
+        placed: Placed | None = None,
     ) -> None:
         self.kind = kind
         self.flags = flags
@@ -84,6 +113,8 @@ class Frame:
         self.name = name
         self.json = json  # bytes only where it isn't UTF-8, which its reader reports
         self.buffers = buffers
+        self.placed = placed
+        self.held = None
 
 
 def encode(kind: int, id: int, arg: int = 0, name: bytes = b"", json: bytes = b"", flags: int = 0) -> bytes:
@@ -110,13 +141,30 @@ def encode_with_buffers(
 
 
 def encode_pieces(
-    kind: int, id: int, arg: int, name: bytes, json: bytes, buffers: Sequence[memoryview], flags: int = 0
+    kind: int,
+    id: int,
+    arg: int,
+    name: bytes,
+    json: bytes,
+    buffers: Sequence[memoryview],
+    flags: int = 0,
+    placed: tuple[int, int, dict[int, Place]] | None = None,
 ) -> tuple[bytes | memoryview, ...]:
-    """The same in pieces, where a large buffer is one that isn't copied."""
+    """The same in pieces, where a large buffer is one that isn't copied; without those that lie in a segment, by
+    `placed`, which is its generation, the frame's serial, and where each lies."""
     head = bytearray(name)
     head += _TABLE.pack(len(buffers), len(json))
-    for buffer in buffers:
-        head += _LENGTH.pack(len(buffer))
+    if placed is None:
+        for buffer in buffers:
+            head += _LENGTH.pack(len(buffer))
+    else:
+        flags |= SEGMENT
+        generation, serial, places = placed
+        head += _SEGMENT.pack(serial, generation, 0)
+        for index, buffer in enumerate(buffers):
+            place = places.get(index)
+            head += _TABLE.pack(len(buffer), 0 if place is None else place[1] // PLACE_UNIT + 1)
+        buffers = [buffer for index, buffer in enumerate(buffers) if index not in places]
     head += json
     length = len(head)
     pieces: list[bytes | memoryview] = []
@@ -135,6 +183,9 @@ def encode_pieces(
         pieces.append(bytes(head))
     first = _HEADER.pack(length, kind, flags | BUFFERS, len(name), id, arg) + pieces[0]
     return (first, *pieces[1:])
+
+
+_NOTHING = memoryview(b"")
 
 
 class Decoder:
@@ -184,7 +235,13 @@ class Decoder:
                 self._move(start, have)
             return None
         length, kind, flags, name_bytes, id, arg = _HEADER.unpack_from(self._buffer, start)
-        if kind not in self._kinds or flags & _RESERVED or name_bytes > length or length > self._limit:
+        if (
+            kind not in self._kinds
+            or flags & _RESERVED
+            or flags & (BUFFERS | SEGMENT) == SEGMENT
+            or name_bytes > length
+            or length > self._limit
+        ):
             raise self._refusal(length, kind, flags, name_bytes)
         body = start + HEADER_BYTES
         stop = body + length
@@ -197,7 +254,8 @@ class Decoder:
             self._start = stop
         if flags & BUFFERS:
             # The place is reused by the next read, a buffer isn't: whoever has it may write to it.
-            return _parse_buffers(memoryview(bytearray(self._view[body:stop])), kind, flags, id, arg, name_bytes)
+            whole = memoryview(bytearray(self._view[body:stop]))
+            return self._checked(_parse_buffers(whole, kind, flags, id, arg, name_bytes), length)
         split = body + name_bytes
         view = self._view
         name = _name(view[body:split]) if name_bytes else ""
@@ -212,11 +270,18 @@ class Decoder:
         self._start = self._end = 0
         body = whole[HEADER_BYTES:total]
         if flags & BUFFERS:
-            return _parse_buffers(body, kind, flags, id, arg, name_bytes)
+            return self._checked(_parse_buffers(body, kind, flags, id, arg, name_bytes), len(body))
         name = _name(body[:name_bytes])
         frame = Frame(kind, flags, id, arg, name, _text(body[name_bytes:]))
         if len(whole) <= _KEPT:
             self._kept = whole
+        return frame
+
+    def _checked(self, frame: Frame, length: int) -> Frame:
+        if frame.placed is not None:
+            length += sum(length for _, _, length in frame.placed.places)
+            if length > self._limit:
+                raise ProtocolError("too_large", f"a frame of {length} bytes in all, the limit is {self._limit}")
         return frame
 
     def _refusal(self, length: int, kind: int, flags: int, name_bytes: int) -> ProtocolError:
@@ -224,7 +289,7 @@ class Decoder:
             return ProtocolError("wrong_direction", f"a frame of kind {kind} came the wrong way")
         if kind not in self._kinds:
             return ProtocolError("unknown_kind", f"a frame of unknown kind {kind}")
-        if flags & _RESERVED:
+        if flags & _RESERVED or flags & (BUFFERS | SEGMENT) == SEGMENT:
             return ProtocolError("reserved_flag", f"a frame of kind {kind} with the reserved flags {flags:#04x}")
         if length > self._limit:
             return ProtocolError("too_large", f"a frame of {length} bytes, the limit is {self._limit}")
@@ -276,13 +341,30 @@ def _parse_buffers(body: memoryview, kind: int, flags: int, id: int, arg: int, n
     count, json_bytes = _TABLE.unpack_from(body, name_bytes)
     if count > MAX_BUFFERS:
         raise refuse(f"{count} buffers, at most {MAX_BUFFERS} are allowed")
-    json = table + _LENGTH.size * count
+    placed = None
+    entry = _LENGTH.size
+    if flags & SEGMENT:
+        entry = _TABLE.size
+        if table + _SEGMENT.size > len(body):
+            raise refuse("no room for the segment")
+        serial, generation, reserved = _SEGMENT.unpack_from(body, table)
+        if reserved:
+            raise refuse("the segment's reserved field isn't zero")
+        table += _SEGMENT.size
+        placed = Placed(generation, serial, [])
+    json = table + entry * count
     if json + json_bytes > len(body):
         raise refuse(f"no room for a table of {count} buffers and {json_bytes} bytes of JSON")
     position = json + json_bytes
     buffers: list[memoryview] = []
-    for offset in range(table, json, _LENGTH.size):
+    for offset in range(table, json, entry):
         (length,) = _LENGTH.unpack_from(body, offset)
+        if placed is not None:
+            (place,) = _LENGTH.unpack_from(body, offset + _LENGTH.size)
+            if place:
+                placed.places.append((len(buffers), (place - 1) * PLACE_UNIT, length))
+                buffers.append(_NOTHING)
+                continue
         padding = -position % 8
         if any(body[position : position + padding]):
             raise refuse(f"the padding at {position} isn't zero")
@@ -294,4 +376,4 @@ def _parse_buffers(body: memoryview, kind: int, flags: int, id: int, arg: int, n
     if position != len(body):
         raise refuse(f"{len(body) - position} bytes after the last buffer")
     name = _name(body[:name_bytes])
-    return Frame(kind, flags, id, arg, name, _text(body[json : json + json_bytes]), buffers)
+    return Frame(kind, flags, id, arg, name, _text(body[json : json + json_bytes]), buffers, placed)

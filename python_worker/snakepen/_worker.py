@@ -11,6 +11,7 @@ from importlib import import_module
 from . import _directory, _errors, _handlers, _json, _linux, _logging, _startup, _store, _wire
 from ._cancel import Cancellation
 from ._connection import Connection, PortEnded
+from ._segment import Lane
 from ._serve import Leave, Server
 from ._status import StatusPage
 
@@ -43,6 +44,8 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     faulthandler.enable(descriptors.dump)
     page = StatusPage(descriptors.status)
     os.close(descriptors.status)
+    lane = connection.lane = Lane(descriptors.lane, page, config.shared_memory, config.max_frame)
+    os.register_at_fork(after_in_parent=lane.forked)
     cancellation = Cancellation(connection, page, descriptors.dump, config.reuse_after_cancel)
     os.register_at_fork(after_in_child=lambda: _after_fork(connection, cancellation, descriptors.dump))
     cancellation.install()

@@ -62,6 +62,7 @@ class Port:
         self.stdout, self.far_stdout = os.pipe2(os.O_CLOEXEC)
         self.stderr, self.far_stderr = os.pipe2(os.O_CLOEXEC)
         self.dump, self.far_dump = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.lane, self.far_lane = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.status = os.memfd_create("status")
         os.ftruncate(self.status, 8192)
         self._map = mmap.mmap(self.status, 8192)
@@ -72,15 +73,24 @@ class Port:
         self._last_id = 0
 
     def far_ends(self) -> list[int]:
-        return [self.far_socket.fileno(), self.far_stdout, self.far_stderr, self.far_dump, self.status]
+        return [
+            self.far_socket.fileno(),
+            self.far_stdout,
+            self.far_stderr,
+            self.far_dump,
+            self.status,
+            self.far_lane.fileno(),
+        ]
 
     def close_far_ends(self) -> None:
         self.far_socket.close()
+        self.far_lane.close()
         for fd in (self.far_stdout, self.far_stderr, self.far_dump, self.status):
             os.close(fd)
 
     def close(self) -> None:
         self.socket.close()
+        self.lane.close()
         self.page.release()
         self._map.close()
         for fd in (self.stdout, self.stderr, self.dump, self.pidfd):

@@ -29,7 +29,7 @@ def test_descriptors(launcher: Launcher) -> None:
     ports = [launcher.worker(slot) for slot in range(3)]
     for port in ports:
         open_now = port.descriptors()
-        assert len(open_now) == 6, open_now
+        assert len(open_now) == 7, open_now
         assert open_now[0] == "/dev/null"
         for fd, near in ((1, port.stdout), (2, port.stderr)):
             assert open_now[fd] == os.readlink(f"/proc/self/fd/{near}")

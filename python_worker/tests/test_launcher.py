@@ -76,7 +76,7 @@ def test_a_bad_site_is_a_failure(tmp_path: Path) -> None:
 def test_a_bad_message_ends_it_and_its_workers(launcher: Launcher, message: Any, says: str) -> None:
     launcher.configure()
     port = launcher.worker()
-    fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
+    fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(6)]
     launcher.say(message, fds)
     for fd in fds:
         os.close(fd)

@@ -133,5 +133,5 @@ def test_a_fresh_worker_has_only_its_own_descriptors(launcher: Launcher, handler
     launcher.configure(handlers=handlers(""), fresh=True)
     ports: list[Port] = [launcher.worker(slot) for slot in range(2)]
     for port in ports:
-        assert len(port.descriptors()) == 6
+        assert len(port.descriptors()) == 7
         assert os.getpgid(port.pid) == port.pid

@@ -1,4 +1,5 @@
-//! What stands in the JSON for a buffer: `{"\0snakepen": [index]}` for bytes, `[index, dtype, shape]` for an array.
+//! What stands in the JSON for a buffer: `{"\0snakepen": [index]}` for bytes, `[index, dtype, shape]` for an array, and
+//! `[index, "arrow"]` for a stream of Arrow's IPC format.
 
 use std::fmt;
 
@@ -12,24 +13,38 @@ use super::{KEY, READING, WRITING};
 /// The most buffers beside one JSON; that of the wire protocol.
 const MAX_BUFFERS: usize = 65_535;
 
+/// What a table says it is.
+const ARROW: &str = "arrow";
+
 /// What a buffer is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What<'a> {
     Bytes,
     Array(&'a str, &'a [u64]),
+    #[cfg(feature = "arrow")]
+    Arrow,
 }
 
 /// A buffer as it comes.
 #[derive(Debug)]
 pub(crate) enum Came {
     Bytes(Bytes),
-    Array { dtype: String, shape: Vec<u64>, data: Bytes },
+    Array {
+        dtype: String,
+        shape: Vec<u64>,
+        data: Bytes,
+    },
+    /// Read with the feature `arrow`.
+    Arrow(#[cfg_attr(not(feature = "arrow"), expect(dead_code))] Bytes),
 }
 
 impl Came {
     /// What it is, for an error.
     pub(crate) fn is(&self) -> String {
         match self {
+            Came::Arrow(_) => {
+                "an Arrow table: read it as `snakepen::ArrowTable` (feature `arrow`)".to_owned()
+            }
             Came::Bytes(data) => format!("{} bytes: read them as `snakepen::Buffer`", data.len()),
             Came::Array { dtype, shape, .. } => {
                 format!(
@@ -62,6 +77,8 @@ pub(crate) fn put<S: Serializer>(
     match what {
         What::Bytes => map.serialize_entry(KEY, &(index,))?,
         What::Array(dtype, shape) => map.serialize_entry(KEY, &(index, dtype, shape))?,
+        #[cfg(feature = "arrow")]
+        What::Arrow => map.serialize_entry(KEY, &(index, ARROW))?,
     }
     map.end()
 }
@@ -104,6 +121,7 @@ impl<'de> Visitor<'de> for Placeholder {
         match (dtype, shape) {
             (None, _) => Ok(Came::Bytes(data)),
             (Some(dtype), Some(shape)) => Ok(Came::Array { dtype, shape, data }),
+            (Some(kind), None) if kind == ARROW => Ok(Came::Arrow(data)),
             (Some(kind), None) => {
                 Err(A::Error::custom(format_args!("a buffer of unknown kind {kind:?}")))
             }

@@ -356,6 +356,7 @@ impl Config {
             "reuse_after_cancel": self.reuse_after_cancel,
             "concurrency": self.limits.concurrency,
             "max_frame": self.limits.max_frame,
+            "shared_memory": self.limits.shared_memory,
             "cgroup": cgroup,
             "log_level": crate::port::output::python_log_level(),
         }))

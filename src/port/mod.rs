@@ -7,6 +7,7 @@ mod answer;
 mod callback;
 mod desk;
 mod dump;
+mod lane;
 pub(crate) mod output;
 pub(crate) mod process;
 pub(crate) mod task;
@@ -22,9 +23,11 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio_util::io::poll_read_buf;
 
+use crate::config::Limits;
 use crate::sys::{self, StatusPage};
 use crate::wire::{Decoder, Direction, Frame, Kind, Message, ProtocolError};
 use dump::Dump;
+use lane::{Lane, Placing, Receiving};
 use output::{Lines, Source, Stream};
 pub(crate) use task::Command;
 
@@ -36,16 +39,18 @@ pub(crate) struct RemoteEnds {
     stderr: OwnedFd,
     dump: OwnedFd,
     status: OwnedFd,
+    lane: OwnedFd,
 }
 
 impl RemoteEnds {
-    pub(crate) fn as_fds(&self) -> [BorrowedFd<'_>; 5] {
+    pub(crate) fn as_fds(&self) -> [BorrowedFd<'_>; 6] {
         [
             self.socket.as_fd(),
             self.stdout.as_fd(),
             self.stderr.as_fd(),
             self.dump.as_fd(),
             self.status.as_fd(),
+            self.lane.as_fd(),
         ]
     }
 }
@@ -64,13 +69,32 @@ pub(crate) enum Event {
     Broken(ProtocolError),
 }
 
+/// What is on its way to Python.
+#[derive(Debug)]
+enum Outgoing {
+    /// A frame's, in order: a large buffer is written from where it lies.
+    Piece(Bytes),
+    /// A frame that follows as soon as its large buffers are where it says.
+    Placing(Placing),
+}
+
+/// What there is to read.
+enum Next {
+    Frame(Box<Frame>),
+    /// A frame, once more of it is copied.
+    Later,
+    Nothing,
+}
+
 /// The host's end of a port. Every method may be cancelled at any await: what was read or half-written stays here.
 #[derive(Debug)]
 pub(crate) struct Port {
     socket: UnixStream,
     decoder: Decoder,
-    /// Frames in pieces: a large buffer is written from where it lies.
-    outgoing: VecDeque<Bytes>,
+    outgoing: VecDeque<Outgoing>,
+    lane: Lane,
+    /// A frame whose large buffers are not all here yet; it comes before those that the decoder has.
+    receiving: Option<Receiving>,
     stdout: Lines,
     stderr: Lines,
     dump: Dump,
@@ -79,35 +103,45 @@ pub(crate) struct Port {
 
 impl Port {
     /// A port, and the ends that its process is to be given.
-    pub(crate) fn open(max_frame: usize) -> io::Result<(Self, RemoteEnds)> {
+    pub(crate) fn open(limits: &Limits) -> io::Result<(Self, RemoteEnds)> {
         let (ours, socket) = sys::stream_pair()?;
         sys::set_nonblocking(&ours)?;
         let (our_stdout, stdout) = sys::pipe(false)?;
         let (our_stderr, stderr) = sys::pipe(false)?;
         let (our_dump, dump) = sys::pipe(true)?;
+        let (our_lane, lane) = Lane::open(limits.shared_memory)?;
         let page = StatusPage::new()?;
         let status = { page.as_fd().try_clone_to_owned()? };
         let port = Self {
             socket: UnixStream::from_std(ours.into())?,
-            decoder: Decoder::new(Direction::ToRust, max_frame),
+            decoder: Decoder::new(Direction::ToRust, limits.max_frame),
             outgoing: VecDeque::new(),
+            lane: our_lane,
+            receiving: None,
             stdout: Lines::new(Stream::Stdout, our_stdout)?,
             stderr: Lines::new(Stream::Stderr, our_stderr)?,
             dump: Dump::new(our_dump)?,
             status: page,
         };
-        Ok((port, RemoteEnds { socket, stdout, stderr, dump, status }))
+        Ok((port, RemoteEnds { socket, stdout, stderr, dump, status, lane }))
     }
 
     /// Puts a frame on its way. What the socket takes is gone at once; the rest follows as [`Port::event`] is polled.
     pub(crate) fn send(&mut self, frame: Message) {
-        self.outgoing.extend(frame.into_pieces());
+        match self.lane.place(frame, &self.status) {
+            Ok(placing) => self.outgoing.push_back(Outgoing::Placing(placing)),
+            Err(frame) => self.outgoing.extend(frame.into_pieces().map(Outgoing::Piece)),
+        }
         self.write();
     }
 
     /// Bytes that wait for the worker to read.
     pub(crate) fn unsent(&self) -> usize {
-        self.outgoing.iter().map(Bytes::len).sum()
+        let sizes = self.outgoing.iter().map(|outgoing| match outgoing {
+            Outgoing::Piece(bytes) => bytes.len(),
+            Outgoing::Placing(placing) => placing.size(),
+        });
+        sizes.sum()
     }
 
     /// The next event. Output is passed on meanwhile; what a request wrote, before the answer that followed it: the
@@ -120,26 +154,34 @@ impl Port {
         self.stdout.poll(cx, source);
         self.stderr.poll(cx, source);
         while !self.outgoing.is_empty() {
+            let copies = matches!(self.outgoing.front(), Some(Outgoing::Placing(_)));
             // An error shows when reading, with whatever the worker still had to say before it.
-            if self.socket.poll_write_ready(cx).is_pending() {
+            if !copies && self.socket.poll_write_ready(cx).is_pending() {
                 break;
             }
-            self.write();
+            if self.write() {
+                cx.waker().wake_by_ref();
+                break;
+            }
         }
         // Before the answer that follows it.
         if let Poll::Ready((id, stack)) = self.dump.poll(cx) {
             return Poll::Ready(Event::Stack(id, stack));
         }
         loop {
-            match self.decoder.next_frame() {
-                Ok(Some(frame)) => {
+            match self.next_frame() {
+                Ok(Next::Later) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Ok(Next::Frame(frame)) => {
                     if matches!(frame.kind, Kind::Result | Kind::Error) {
                         self.stdout.end_of_request(cx, source);
                         self.stderr.end_of_request(cx, source);
                     }
-                    return Poll::Ready(Event::Frame(frame));
+                    return Poll::Ready(Event::Frame(*frame));
                 }
-                Ok(None) => {}
+                Ok(Next::Nothing) => {}
                 Err(error) => return Poll::Ready(Event::Broken(error)),
             }
             let read = poll_read_buf(Pin::new(&mut self.socket), cx, self.decoder.buffer());
@@ -148,6 +190,24 @@ impl Port {
                 Ok(0) | Err(_) => return Poll::Ready(self.at_end()),
             }
         }
+    }
+
+    /// The next frame that is here, with all its buffers.
+    fn next_frame(&mut self) -> Result<Next, ProtocolError> {
+        if self.receiving.is_none() {
+            match self.decoder.next_frame()? {
+                None => return Ok(Next::Nothing),
+                Some(frame) if frame.placed.is_none() => return Ok(Next::Frame(Box::new(frame))),
+                Some(frame) => self.receiving = Some(self.lane.receive(frame)?),
+            }
+        }
+        if let Some(mut receiving) = self.receiving.take() {
+            if self.lane.drain(&mut receiving, &self.status)? {
+                return Ok(Next::Frame(Box::new(receiving.into_frame())));
+            }
+            self.receiving = Some(receiving);
+        }
+        Ok(Next::Later)
     }
 
     /// Waits until nobody holds the other end.
@@ -162,19 +222,27 @@ impl Port {
         }
     }
 
-    /// Writes what the socket takes.
-    fn write(&mut self) {
-        while !self.outgoing.is_empty() {
+    /// Writes what the socket takes. Whether there is more to be copied first, which others should not wait for.
+    fn write(&mut self) -> bool {
+        while let Some(first) = self.outgoing.front_mut() {
+            if let Outgoing::Placing(placing) = first {
+                let Some(pieces) = self.lane.fill(placing) else { return true };
+                self.outgoing.pop_front();
+                for piece in pieces.into_iter().rev() {
+                    self.outgoing.push_front(Outgoing::Piece(piece));
+                }
+                continue;
+            }
             let mut pieces = [IoSlice::new(&[]); PIECES];
-            let count = pieces
-                .iter_mut()
-                .zip(&self.outgoing)
-                .map(|(piece, bytes)| *piece = IoSlice::new(bytes))
-                .count();
+            let ready = self.outgoing.iter().map_while(|outgoing| match outgoing {
+                Outgoing::Piece(bytes) => Some(IoSlice::new(bytes)),
+                Outgoing::Placing(_) => None,
+            });
+            let count = pieces.iter_mut().zip(ready).map(|(to, piece)| *to = piece).count();
             let write = || sys::send_pieces(&self.socket, &pieces[..count]);
             match self.socket.try_io(Interest::WRITABLE, write) {
                 Ok(count) => self.written(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     // Half a frame may be gone, so nothing can follow it. The worker ends at the end of its stream.
@@ -184,11 +252,12 @@ impl Port {
                 }
             }
         }
+        false
     }
 
     /// So many bytes have gone.
     fn written(&mut self, mut count: usize) {
-        while let Some(piece) = self.outgoing.front_mut() {
+        while let Some(Outgoing::Piece(piece)) = self.outgoing.front_mut() {
             let part = count.min(piece.len());
             piece.advance(part);
             if !piece.is_empty() {
@@ -205,9 +274,10 @@ impl Port {
         self.stderr.drain(source);
         let mut frames = Vec::new();
         loop {
-            match self.decoder.next_frame() {
-                Ok(Some(frame)) => frames.push(frame),
-                Ok(None) => match self.socket.try_read_buf(self.decoder.buffer()) {
+            match self.next_frame() {
+                Ok(Next::Frame(frame)) => frames.push(*frame),
+                Ok(Next::Later) => {}
+                Ok(Next::Nothing) => match self.socket.try_read_buf(self.decoder.buffer()) {
                     Ok(1..) => {}
                     Ok(0) | Err(_) => return frames,
                 },

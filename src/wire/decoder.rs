@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{FLAG_BUFFERS, FLAG_RECYCLE, HEADER, Kind};
+use super::{FLAG_BUFFERS, FLAG_RECYCLE, FLAG_SEGMENT, HEADER, Kind, PLACE_UNIT, Place, Placed};
 
 /// The most raw buffers beside one JSON: a table of empty ones would cost ten times its length in memory.
 const MAX_BUFFERS: usize = 65_535;
@@ -34,6 +34,8 @@ pub(crate) enum ProtocolError {
     NameNotUtf8,
     #[error("buffer table does not fit the body of {length} bytes")]
     BadBufferTable { length: usize },
+    #[error("segment {generation} of shared memory: {why}")]
+    Segment { generation: u32, why: String },
     #[error("stream ended {missing} bytes before the end of a frame")]
     Truncated { missing: usize },
     #[error("protocol version {found}, this side speaks {expected}")]
@@ -58,6 +60,8 @@ pub(crate) struct Frame {
     pub(crate) json: Bytes,
     /// Raw buffers that travel beside the JSON.
     pub(crate) buffers: Vec<Bytes>,
+    /// Where those of them are that are empty here.
+    pub(crate) placed: Option<Box<Placed>>,
 }
 
 impl Frame {
@@ -121,12 +125,19 @@ impl Decoder {
         if std::str::from_utf8(&name).is_err() {
             return Err(ProtocolError::NameNotUtf8);
         }
-        let (json, buffers) = if header.flags & FLAG_BUFFERS == 0 {
-            (body, Vec::new())
+        let Split { json, buffers, placed } = if header.flags & FLAG_BUFFERS == 0 {
+            Split { json: body, ..Split::default() }
         } else {
-            split_buffers(body, header.name)
+            split_buffers(body, header.name, header.flags & FLAG_SEGMENT != 0)
                 .ok_or(ProtocolError::BadBufferTable { length: header.length })?
         };
+        if let Some(placed) = &placed {
+            let places = placed.places.iter().map(|place| place.length);
+            let length = places.fold(header.length, usize::saturating_add);
+            if length > self.limit {
+                return Err(ProtocolError::TooLarge { length, limit: self.limit });
+            }
+        }
         Ok(Some(Frame {
             kind: header.kind,
             flags: header.flags,
@@ -135,6 +146,7 @@ impl Decoder {
             name,
             json,
             buffers,
+            placed: placed.map(Box::new),
         }))
     }
 
@@ -164,7 +176,8 @@ impl Decoder {
         if kind.direction() != self.direction {
             return Err(ProtocolError::WrongDirection(kind));
         }
-        let reserved = flags & !(FLAG_BUFFERS | FLAG_RECYCLE);
+        let with_buffers = if flags & FLAG_BUFFERS == 0 { 0 } else { FLAG_SEGMENT };
+        let reserved = flags & !(FLAG_BUFFERS | FLAG_RECYCLE | with_buffers);
         if reserved != 0 {
             return Err(ProtocolError::ReservedFlags(reserved));
         }
@@ -178,8 +191,16 @@ impl Decoder {
     }
 }
 
+/// What follows the name.
+#[derive(Default)]
+struct Split {
+    json: Bytes,
+    buffers: Vec<Bytes>,
+    placed: Option<Placed>,
+}
+
 /// Splits what follows the name into the JSON and the buffers; `None` where the table and the body disagree.
-fn split_buffers(mut rest: Bytes, name: usize) -> Option<(Bytes, Vec<Bytes>)> {
+fn split_buffers(mut rest: Bytes, name: usize, segment: bool) -> Option<Split> {
     const ALIGN: usize = 8;
     // Alignment counts from the body's start, which is `name` bytes before `rest`.
     let mut at = name;
@@ -188,18 +209,51 @@ fn split_buffers(mut rest: Bytes, name: usize) -> Option<(Bytes, Vec<Bytes>)> {
     }
     let count = rest.get_u32_le() as usize;
     let json_length = rest.get_u32_le() as usize;
-    if count > MAX_BUFFERS || rest.len() / 4 < count {
+    at += 8;
+    let mut placed = None;
+    if segment {
+        if rest.len() < 16 {
+            return None;
+        }
+        let serial = rest.get_u64_le();
+        let generation = rest.get_u32_le();
+        if rest.get_u32_le() != 0 {
+            return None;
+        }
+        placed = Some(Placed { generation, serial, places: Vec::new() });
+        at += 16;
+    }
+    let entry = if segment { 8 } else { 4 };
+    if count > MAX_BUFFERS || rest.len() / entry < count {
         return None;
     }
-    let lengths: Vec<usize> = (0..count).map(|_| rest.get_u32_le() as usize).collect();
-    at += 8 + 4 * count;
+    let mut lengths = Vec::with_capacity(count);
+    for index in 0..count {
+        let length = rest.get_u32_le() as usize;
+        match &mut placed {
+            None => lengths.push(length),
+            Some(placed) => match rest.get_u32_le() as usize {
+                0 => lengths.push(length),
+                place => {
+                    placed.places.push(Place { index, offset: (place - 1) * PLACE_UNIT, length });
+                    lengths.push(0);
+                }
+            },
+        }
+    }
+    at += entry * count;
     if rest.len() < json_length {
         return None;
     }
     let json = rest.split_to(json_length);
     at += json_length;
     let mut buffers = Vec::with_capacity(count);
-    for length in lengths {
+    let mut places = placed.iter().flat_map(|placed| &placed.places).peekable();
+    for (index, length) in lengths.into_iter().enumerate() {
+        if places.next_if(|place| place.index == index).is_some() {
+            buffers.push(Bytes::new());
+            continue;
+        }
         let padding = at.next_multiple_of(ALIGN) - at;
         if rest.len() < padding.checked_add(length)? || rest[..padding].iter().any(|&b| b != 0) {
             return None;
@@ -208,5 +262,5 @@ fn split_buffers(mut rest: Bytes, name: usize) -> Option<(Bytes, Vec<Bytes>)> {
         buffers.push(rest.split_to(length));
         at += padding + length;
     }
-    rest.is_empty().then_some((json, buffers))
+    rest.is_empty().then_some(Split { json, buffers, placed })
 }

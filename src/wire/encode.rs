@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{FLAG_BUFFERS, HEADER, Kind};
+use super::{FLAG_BUFFERS, FLAG_SEGMENT, HEADER, Kind, PLACE_UNIT, Placed};
 
 /// Each buffer starts at a multiple of it, counted from the body's start.
 const ALIGN: usize = 8;
@@ -19,6 +19,49 @@ impl Message {
     /// Header, name, and what follows it but for the buffers.
     pub(crate) fn head(&self) -> &[u8] {
         &self.head
+    }
+
+    /// What follows the rest of the frame.
+    pub(crate) fn buffers(&self) -> &[Bytes] {
+        &self.buffers
+    }
+
+    /// Bytes that it takes, but for padding.
+    pub(crate) fn size(&self) -> usize {
+        self.head.len() + self.buffers.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// The frame that says where some of its buffers lie, and has the others.
+    pub(crate) fn placed(self, placed: &Placed) -> Self {
+        let Self { head, buffers } = self;
+        let name = head.get(6..8).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])));
+        let table = HEADER + name;
+        let json = table + 8 + 4 * buffers.len();
+        let mut places = vec![0_u32; buffers.len()];
+        for place in &placed.places {
+            if let Some(number) = places.get_mut(place.index) {
+                *number = u32::try_from(place.offset / PLACE_UNIT + 1).unwrap_or(u32::MAX);
+            }
+        }
+        let mut bytes = Vec::with_capacity(head.len() + 16 + 4 * buffers.len());
+        bytes.extend_from_slice(&head[..table + 8]);
+        bytes.extend_from_slice(&placed.serial.to_le_bytes());
+        bytes.extend_from_slice(&placed.generation.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        for (length, place) in head[table + 8..json].chunks_exact(4).zip(&places) {
+            bytes.extend_from_slice(length);
+            bytes.extend_from_slice(&place.to_le_bytes());
+        }
+        bytes.extend_from_slice(&head[json..]);
+        let inline = buffers.into_iter().zip(places).filter(|(_, place)| *place == 0);
+        let buffers: Vec<Bytes> = inline.map(|(buffer, _)| buffer).collect();
+        bytes[5] |= FLAG_SEGMENT;
+        let body = buffers
+            .iter()
+            .fold(bytes.len() - HEADER, |at, buffer| at.next_multiple_of(ALIGN) + buffer.len());
+        // It is shorter than what was within the limit, or 24 bytes longer: too long for its field it is never.
+        bytes[..4].copy_from_slice(&u32::try_from(body).unwrap_or(u32::MAX).to_le_bytes());
+        Self { head: bytes.into(), buffers }
     }
 
     /// The same under another id.

@@ -22,8 +22,35 @@ pub(crate) const HEADER: usize = 24;
 /// The body carries a table of raw buffers beside the JSON.
 pub(crate) const FLAG_BUFFERS: u8 = 0x01;
 
+/// Some of the buffers lie in a shared segment. Only with [`FLAG_BUFFERS`].
+pub(crate) const FLAG_SEGMENT: u8 = 0x04;
+
+/// A place in a segment is a multiple of this many bytes, so that four bytes name it.
+pub(crate) const PLACE_UNIT: usize = 64;
+
 /// The worker asks to be replaced after this answer.
 pub(crate) const FLAG_RECYCLE: u8 = 0x02;
+
+/// Which buffers of a frame lie in a segment, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Placed {
+    /// Which segment of its side; they are counted as they are made.
+    pub(crate) generation: u32,
+    /// Counts the frames of its side that have any.
+    pub(crate) serial: u64,
+    pub(crate) places: Vec<Place>,
+}
+
+/// Where a buffer lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Which of the frame's buffers it is.
+    pub(crate) index: usize,
+    /// Bytes from the segment's start; a multiple of [`PLACE_UNIT`].
+    pub(crate) offset: usize,
+    /// Bytes.
+    pub(crate) length: usize,
+}
 
 /// What a frame is. The numbers are the wire's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +117,7 @@ pub(crate) fn fuzz(data: &[u8]) {
                             frame.name().to_owned(),
                             frame.json,
                             frame.buffers,
+                            frame.placed,
                         ));
                     }
                     Ok(None) => break,

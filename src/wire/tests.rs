@@ -33,6 +33,9 @@ struct RecordedFields {
     frame_name: String,
     json: String,
     buffers: Vec<String>,
+    /// Generation, serial, and for each place index, offset and length.
+    #[serde(default)]
+    segment: Option<(u32, u64, Vec<[usize; 3]>)>,
 }
 
 impl Record {
@@ -58,6 +61,11 @@ impl Record {
             name: fields.frame_name.clone(),
             json: fields.json.clone().into_bytes(),
             buffers: fields.buffers.iter().map(|text| from_hex(text)).collect(),
+            placed: fields.segment.clone().map(|(generation, serial, places)| {
+                let place = |[index, offset, length]: [usize; 3]| Place { index, offset, length };
+                let places = places.into_iter().map(place).collect();
+                Placed { generation, serial, places }
+            }),
         }
     }
 }
@@ -83,6 +91,7 @@ struct Plain {
     name: String,
     json: Vec<u8>,
     buffers: Vec<Vec<u8>>,
+    placed: Option<Placed>,
 }
 
 impl From<&Frame> for Plain {
@@ -95,6 +104,7 @@ impl From<&Frame> for Plain {
             name: frame.name().to_owned(),
             json: frame.json.to_vec(),
             buffers: frame.buffers.iter().map(|buffer| buffer.to_vec()).collect(),
+            placed: frame.placed.as_deref().cloned(),
         }
     }
 }
@@ -133,7 +143,9 @@ fn key(error: &ProtocolError) -> &'static str {
         ProtocolError::NameNotUtf8 => "name_not_utf8",
         ProtocolError::BadBufferTable { .. } => "bad_buffer_table",
         ProtocolError::Truncated { .. } => "truncated",
-        ProtocolError::Version { .. } | ProtocolError::Unexpected(_) => "not the decoder's",
+        ProtocolError::Version { .. }
+        | ProtocolError::Segment { .. }
+        | ProtocolError::Unexpected(_) => "not the decoder's",
     }
 }
 
@@ -190,9 +202,17 @@ fn encoding_gives_the_recorded_bytes() {
         }
         let mut frame = FrameBuilder::new(fields.kind, &fields.name);
         frame.json().extend_from_slice(&fields.json);
-        frame.beside(fields.buffers.iter().cloned().map(Bytes::from).collect());
+        let mut buffers: Vec<Bytes> = fields.buffers.iter().cloned().map(Bytes::from).collect();
+        for place in fields.placed.iter().flat_map(|placed| &placed.places) {
+            buffers[place.index] = vec![0; place.length].into();
+        }
+        frame.beside(buffers);
         let message = frame.message(fields.id, fields.arg, max_frame).expect("within the limit");
-        let bytes: Vec<u8> = message.renamed(fields.id).into_pieces().flatten().collect();
+        let mut message = message.renamed(fields.id);
+        if let Some(placed) = &fields.placed {
+            message = message.placed(placed);
+        }
+        let bytes: Vec<u8> = message.into_pieces().flatten().collect();
         assert_eq!(bytes, record.bytes(), "{}", record.name);
         built += 1;
         if record.bytes().len() == HEADER && fields.arg == 0 {
@@ -205,7 +225,7 @@ fn encoding_gives_the_recorded_bytes() {
             bare += 1;
         }
     }
-    assert!(built >= 8 && bare >= 2, "{built} built, {bare} bare");
+    assert!(built >= 9 && bare >= 2, "{built} built, {bare} bare");
 }
 
 // === Limits ===
@@ -311,17 +331,33 @@ fn kinds_know_their_way() {
 /// Encodes any frame, also those that only Python sends, and those with raw buffers.
 fn encode(frame: &Plain) -> Vec<u8> {
     let mut body = frame.name.clone().into_bytes();
+    let place = |index| {
+        let mut places = frame.placed.iter().flat_map(|placed| &placed.places);
+        places.find(|place| place.index == index)
+    };
     if frame.flags & FLAG_BUFFERS != 0 {
         body.extend_from_slice(&(frame.buffers.len() as u32).to_le_bytes());
         body.extend_from_slice(&(frame.json.len() as u32).to_le_bytes());
-        for buffer in &frame.buffers {
-            body.extend_from_slice(&(buffer.len() as u32).to_le_bytes());
+        if let Some(placed) = &frame.placed {
+            body.extend_from_slice(&placed.serial.to_le_bytes());
+            body.extend_from_slice(&placed.generation.to_le_bytes());
+            body.extend_from_slice(&[0; 4]);
+        }
+        for (index, buffer) in frame.buffers.iter().enumerate() {
+            let length = place(index).map_or(buffer.len(), |place| place.length);
+            body.extend_from_slice(&(length as u32).to_le_bytes());
+            if frame.placed.is_some() {
+                let unit = place(index).map_or(0, |place| place.offset / PLACE_UNIT + 1);
+                body.extend_from_slice(&(unit as u32).to_le_bytes());
+            }
         }
     }
     body.extend_from_slice(&frame.json);
-    for buffer in &frame.buffers {
-        body.resize(body.len().next_multiple_of(8), 0);
-        body.extend_from_slice(buffer);
+    for (index, buffer) in frame.buffers.iter().enumerate() {
+        if place(index).is_none() {
+            body.resize(body.len().next_multiple_of(8), 0);
+            body.extend_from_slice(buffer);
+        }
     }
     let mut bytes = Vec::new();
     bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
@@ -342,13 +378,27 @@ fn frames() -> impl Strategy<Value = Plain> {
         1 => (bytes(40), 1..5000usize).prop_map(|(bytes, times)| bytes.repeat(times)),
     ];
     let buffers = prop::option::of(prop::collection::vec(bytes(40), 0..4));
+    let place = prop::option::of((0..1_000_usize, 0..100_000_usize));
+    let segment = prop::option::of((any::<u32>(), any::<u64>(), prop::collection::vec(place, 4)));
     let fields = (prop::sample::select(kinds.to_vec()), any::<bool>(), any::<u64>(), any::<u64>());
-    (fields, ".{0,20}", json, buffers).prop_map(
-        |((kind, recycle, id, arg), name, json, buffers)| {
-            let flags =
-                u8::from(recycle) * FLAG_RECYCLE + u8::from(buffers.is_some()) * FLAG_BUFFERS;
-            let buffers = buffers.unwrap_or_default();
-            Plain { kind, flags, id, arg, name, json, buffers }
+    (fields, ".{0,20}", json, buffers, segment).prop_map(
+        |((kind, recycle, id, arg), name, json, buffers, segment)| {
+            let segment = segment.filter(|_| buffers.is_some());
+            let flags = u8::from(recycle) * FLAG_RECYCLE
+                + u8::from(buffers.is_some()) * FLAG_BUFFERS
+                + u8::from(segment.is_some()) * FLAG_SEGMENT;
+            let mut buffers = buffers.unwrap_or_default();
+            let placed = segment.map(|(generation, serial, wanted)| {
+                let mut places = Vec::new();
+                for (index, (buffer, place)) in buffers.iter_mut().zip(wanted).enumerate() {
+                    if let Some((unit, length)) = place {
+                        buffer.clear();
+                        places.push(Place { index, offset: unit * PLACE_UNIT, length });
+                    }
+                }
+                Placed { generation, serial, places }
+            });
+            Plain { kind, flags, id, arg, name, json, buffers, placed }
         },
     )
 }
@@ -395,7 +445,16 @@ proptest! {
         let mut frame = FrameBuilder::new(Kind::Call, &name);
         frame.json().extend_from_slice(&json);
         let bytes = frame.finish(id, arg, LARGE).unwrap();
-        let sent = Plain { kind: Kind::Call, flags: 0, id, arg, name, json, buffers: Vec::new() };
+        let sent = Plain {
+            kind: Kind::Call,
+            flags: 0,
+            id,
+            arg,
+            name,
+            json,
+            buffers: Vec::new(),
+            placed: None,
+        };
         prop_assert_eq!(&bytes, &encode(&sent));
         prop_assert_eq!(decode(Direction::ToPython, LARGE, [&bytes[..]]), (vec![sent], Ok(())));
     }

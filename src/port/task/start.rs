@@ -18,7 +18,7 @@ impl PortTask {
     pub(super) async fn start(&mut self) -> Result<Live, StartError> {
         let system = |error: std::io::Error| StartError::System(error.to_string());
         self.wait_for_predecessor().await?;
-        let (mut port, ends) = Port::open(self.shared.config.limits.max_frame).map_err(system)?;
+        let (mut port, ends) = Port::open(&self.shared.config.limits).map_err(system)?;
         let cgroup = self.shared.cgroup.as_ref().map(|pool| pool.worker(self.slot, self.epoch));
         let (reply, mut spawned) = oneshot::channel();
         let order = SpawnOrder {
