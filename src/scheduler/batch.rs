@@ -94,8 +94,7 @@ impl<R> Scheduler<R> {
             None => *self.batches.gathering.get(&batch.handler)?,
         };
         let state = self.slots.get(slot).filter(|state| state.up && state.held.len() < MAX_HELD)?;
-        let open =
-            |it: &Gathering| it.batch.handler == batch.handler && it.room > 0 && now < it.until;
+        let open = |it: &Gathering| it.batch.handler == batch.handler && it.is_open(now);
         (!self.is_closed(slot) && state.gathering.as_ref().is_some_and(open)).then_some(slot)
     }
 
