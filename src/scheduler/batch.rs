@@ -49,14 +49,10 @@ impl Gathering {
         (room > 0).then_some(Self { kind, seat, room, opened: now, wait: batch.wait })
     }
 
-    /// Whether one that arrives may join it.
+    /// Whether more may join it: always in the moment in which it is opened, so that what has waited does, if its first does
+    /// not wait.
     fn is_open(&self, now: Instant) -> bool {
-        now < self.opened + self.wait
-    }
-
-    /// Whether one that has waited may join it: also in the moment in which it is opened, if its first does not wait.
-    fn takes_waiting(&self, now: Instant) -> bool {
-        self.is_open(now) || now <= self.opened
+        now <= self.opened || now < self.opened + self.wait
     }
 }
 
@@ -124,7 +120,7 @@ impl<R> Scheduler<R> {
             if self.gathers(slot, wish, now) {
                 return Some(slot);
             }
-            self.close_batches(slot, |it| it.kind == kind && !it.takes_waiting(now));
+            self.close_batches(slot, |it| it.kind == kind && !it.is_open(now));
             from = slot + 1;
         }
     }
@@ -173,7 +169,7 @@ impl<R> Scheduler<R> {
     /// The first that waits and may join a batch that is gathered at the slot.
     pub(super) fn fill_batch(&mut self, slot: usize, now: Instant) -> Option<Assignment<R>> {
         let Self { slots, batches, queued, .. } = self;
-        let mut gathering = slots[slot].gathering.iter().filter(|it| it.takes_waiting(now));
+        let mut gathering = slots[slot].gathering.iter().filter(|it| it.is_open(now));
         let (_, _, id) = gathering.find_map(|it| batches.head(it.kind, slot, queued))?;
         let queued = self.take(id)?;
         self.join(slot, id, queued)
@@ -201,5 +197,9 @@ impl<R> Scheduler<R> {
             waiting += lines.iter().map(Line::len).sum::<usize>();
         }
         assert_eq!(waiting, self.queued.values().filter(|it| it.wish.batch.is_some()).count());
+    }
+
+    pub(super) fn assert_nothing_is_gathered(&self) {
+        assert!(self.batches.gathering.is_empty() && self.batches.waiting.is_empty());
     }
 }

@@ -1,4 +1,6 @@
+mod batches;
 mod model;
+mod seats;
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -602,7 +604,7 @@ fn closed_slots_do_not_count_among_the_broken() {
 /// What is kept of requests that are gone is at most as much as of the `most` that have waited at once, and a
 /// little.
 #[track_caller]
-fn assert_bounded<R>(scheduler: &Scheduler<R>, most: usize) {
+fn assert_bounded<R>(scheduler: &super::Scheduler<R>, most: usize) {
     assert!(scheduler.queued.len() <= most);
     let own = scheduler.slots.iter().flat_map(|slot| &slot.queues);
     let lines = scheduler.queues.iter().chain(own).flatten();
@@ -610,7 +612,6 @@ fn assert_bounded<R>(scheduler: &Scheduler<R>, most: usize) {
     assert_eq!(waiting, scheduler.queued.len());
     assert!(scheduler.deadlines.len() <= scheduler.queued.len() + scheduler.running.len());
     assert!(scheduler.free.len() <= scheduler.slots.len());
-    scheduler.assert_batches();
     for slot in &scheduler.slots {
         assert!(slot.held.len() <= MAX_HELD);
         assert_eq!(slot.alone, slot.held.iter().filter(|held| held.alone).count());
