@@ -11,6 +11,7 @@
 //! Invariant: while a worker has a seat for it, nothing that it could run is queued.
 
 mod batch;
+mod free;
 mod line;
 mod place;
 mod priority;
@@ -21,6 +22,7 @@ use std::time::Instant;
 
 pub(crate) use batch::Batch;
 use batch::{Batches, Gathering};
+use free::Free;
 use line::{Line, Waiting};
 pub(crate) use place::{Place, Wish};
 pub use priority::Priority;
@@ -170,10 +172,10 @@ pub(crate) struct Scheduler<R> {
     seats: usize,
     /// [`MAX_HELD`].
     max_held: usize,
-    /// The workers with a free seat, as (seats taken, slot).
-    free: BTreeSet<(usize, usize)>,
+    /// The workers with a free seat.
+    free: Free,
     /// Likewise, those that have nothing that runs alone; kept only where there is more than one seat.
-    free_alone: BTreeSet<(usize, usize)>,
+    free_alone: Free,
     broken: usize,
     /// Requests for any slot.
     queues: Queues,
@@ -194,8 +196,8 @@ impl<R> Scheduler<R> {
             open: slots,
             seats,
             max_held: MAX_HELD,
-            free: BTreeSet::new(),
-            free_alone: BTreeSet::new(),
+            free: Free::default(),
+            free_alone: Free::default(),
             broken: 0,
             queues: Queues::default(),
             queued: HashMap::default(),
@@ -360,10 +362,14 @@ impl<R> Scheduler<R> {
     /// The next request that the slot's worker takes now, if it has a seat for one: the oldest that it may run, of the
     /// priority whose turn it is; before that, one that joins the batch that is gathered there.
     pub(crate) fn fill(&mut self, slot: usize, now: Instant) -> Option<Assignment<R>> {
-        if let Some(next) = self.fill_batch(slot, now) {
+        if !self.slots[slot].gathering.is_empty()
+            && let Some(next) = self.fill_batch(slot, now)
+        {
             return Some(next);
         }
-        self.slots[slot].free?;
+        if self.slots[slot].free.is_none() || self.queued.is_empty() {
+            return None;
+        }
         let alone = self.is_free_for(slot, true);
         let Self { slots, queues, queued, .. } = self;
         let state = &mut slots[slot];
@@ -452,7 +458,8 @@ impl<R> Scheduler<R> {
 
     fn is_free_for(&self, slot: usize, alone: bool) -> bool {
         let state = self.slots.get(slot);
-        let free = |state: &Slot| if alone && self.seats > 1 { state.free_alone } else { state.free };
+        let free =
+            |state: &Slot| if alone && self.seats > 1 { state.free_alone } else { state.free };
         state.and_then(free).is_some()
     }
 
@@ -473,7 +480,7 @@ impl<R> Scheduler<R> {
             return Some(Found::Batch(slot));
         }
         let free = if wish.alone && self.seats > 1 { &self.free_alone } else { &self.free };
-        free.first().map(|&(_, slot)| Found::Seat(slot))
+        free.first().map(Found::Seat)
     }
 
     /// Changes a slot, and with it whether it is free.
@@ -483,10 +490,10 @@ impl<R> Scheduler<R> {
         change(slot);
         let takes = slot.up && !closed && slot.held.len() < self.max_held;
         let free = (takes && slot.taken < self.seats).then_some(slot.taken);
-        set(&mut self.free, &mut slot.free, free, number);
+        self.free.set(number, &mut slot.free, free);
         if self.seats > 1 {
             let free_alone = free.filter(|_| slot.alone == 0);
-            set(&mut self.free_alone, &mut slot.free_alone, free_alone, number);
+            self.free_alone.set(number, &mut slot.free_alone, free_alone);
         }
         if !takes && !slot.gathering.is_empty() {
             self.close_batches(number, |_| true);
@@ -568,19 +575,6 @@ impl<R> Scheduler<R> {
                 self.broken -= 1;
             }
         }
-    }
-}
-
-/// Moves a slot in a set of those that are free to where it stands now, if it stands there.
-fn set(free: &mut BTreeSet<(usize, usize)>, at: &mut Option<usize>, to: Option<usize>, slot: usize) {
-    if *at == to {
-        return;
-    }
-    if let Some(taken) = std::mem::replace(at, to) {
-        free.remove(&(taken, slot));
-    }
-    if let Some(taken) = to {
-        free.insert((taken, slot));
     }
 }
 

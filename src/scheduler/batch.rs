@@ -95,9 +95,10 @@ impl Batches {
         let mut first = None;
         for place in [Some(slot), None] {
             let Some(lines) = self.waiting.get_mut(&(kind, place)) else { continue };
-            let heads = lines.iter_mut().enumerate().filter_map(|(rank, line)| {
-                line.head(queued).map(|(order, id)| (rank, order, id))
-            });
+            let heads = lines
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(rank, line)| line.head(queued).map(|(order, id)| (rank, order, id)));
             first = first.into_iter().chain(heads).min();
         }
         first
@@ -116,7 +117,8 @@ impl<R> Scheduler<R> {
         let kind = wish.kind()?;
         let mut from = 0;
         loop {
-            let &(_, slot) = self.batches.gathering.range((kind, from)..=(kind, usize::MAX)).next()?;
+            let &(_, slot) =
+                self.batches.gathering.range((kind, from)..=(kind, usize::MAX)).next()?;
             if self.gathers(slot, wish, now) {
                 return Some(slot);
             }
@@ -126,12 +128,7 @@ impl<R> Scheduler<R> {
     }
 
     /// Gives the request a place in the batch that is gathered at the slot.
-    pub(super) fn join(
-        &mut self,
-        slot: usize,
-        id: Id,
-        queued: Queued<R>,
-    ) -> Option<Assignment<R>> {
+    pub(super) fn join(&mut self, slot: usize, id: Id, queued: Queued<R>) -> Option<Assignment<R>> {
         let Queued { request, deadline, wish, .. } = queued;
         let kind = wish.kind()?;
         let gathering = self.slots[slot].gathering.iter_mut().find(|it| it.kind == kind)?;
@@ -157,6 +154,9 @@ impl<R> Scheduler<R> {
     /// Nothing joins these batches of the slot any more.
     pub(super) fn close_batches(&mut self, slot: usize, which: impl Fn(&Gathering) -> bool) {
         let Self { slots, batches, .. } = self;
+        if slots[slot].gathering.is_empty() {
+            return;
+        }
         slots[slot].gathering.retain(|it| {
             let closed = which(it);
             if closed {

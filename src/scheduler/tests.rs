@@ -611,7 +611,6 @@ fn assert_bounded<R>(scheduler: &super::Scheduler<R>, most: usize) {
     let waiting: usize = lines.inspect(|line| line.assert_bounded()).map(Line::len).sum();
     assert_eq!(waiting, scheduler.queued.len());
     assert!(scheduler.deadlines.len() <= scheduler.queued.len() + scheduler.running.len());
-    assert!(scheduler.free.len() <= scheduler.slots.len());
     for slot in &scheduler.slots {
         assert!(slot.held.len() <= MAX_HELD);
         assert_eq!(slot.alone, slot.held.iter().filter(|held| held.alone).count());

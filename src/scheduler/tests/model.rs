@@ -118,9 +118,8 @@ impl Model {
     /// Whether anything that is queued could run.
     fn is_settled(&self) -> bool {
         self.queue.iter().all(|&(_, _, wish)| {
-            self.slots_for(wish).all(|slot| {
-                !self.has_seat(slot, wish) && self.batch(slot, wish).is_none()
-            })
+            self.slots_for(wish)
+                .all(|slot| !self.has_seat(slot, wish) && self.batch(slot, wish).is_none())
         })
     }
 
@@ -130,7 +129,13 @@ impl Model {
     }
 
     /// Where a request that arrives is run, if at once.
-    fn arrives(&mut self, id: Id, deadline: Instant, wish: Wish, back: bool) -> Option<(usize, u64, Id)> {
+    fn arrives(
+        &mut self,
+        id: Id,
+        deadline: Instant,
+        wish: Wish,
+        back: bool,
+    ) -> Option<(usize, u64, Id)> {
         let at = if back { 0 } else { self.queue.len() };
         self.queue.insert(at, (id, deadline, wish));
         let preferred = match wish.place {
@@ -139,9 +144,9 @@ impl Model {
         };
         let gathers = |&slot: &usize| self.batch(slot, wish).is_some();
         let free = |&slot: &usize| self.has_seat(slot, wish);
-        let slot = preferred
-            .or_else(|| self.slots_for(wish).find(gathers))
-            .or_else(|| self.slots_for(wish).filter(free).min_by_key(|&slot| self.workers[slot].seats_taken()))?;
+        let slot = preferred.or_else(|| self.slots_for(wish).find(gathers)).or_else(|| {
+            self.slots_for(wish).filter(free).min_by_key(|&slot| self.workers[slot].seats_taken())
+        })?;
         match self.batch(slot, wish) {
             Some(batch) => Some(self.join(slot, batch, at)),
             None => Some(self.sit(slot, at)),

@@ -123,7 +123,7 @@ fn one_that_has_taken_over_more_than_its_seats_takes_none_until_there_is_one() {
     let mut scheduler = Scheduler::new(1, 2);
     assert_eq!(submit(&mut scheduler, 9, ANY), None);
     assert!(scheduler.up(0, 4, &[(1, never()), (2, never()), (3, never()), (4, never())]));
-    assert_eq!(fill(&mut scheduler, 0), []);
+    assert!(fill(&mut scheduler, 0).is_empty());
     for id in 1..=2 {
         assert_eq!(scheduler.idle(0, 4, id, at(0)), None);
     }
@@ -152,7 +152,7 @@ fn one_that_has_moved_to_another_slot_is_not_taken_where_it_waited() {
     assert_eq!(submit(&mut scheduler, 1, on(0)), None, "its key belongs to that slot now");
     assert!(scheduler.resize(2).is_empty());
     assert!(scheduler.up(1, 1, &[]));
-    assert_eq!(fill(&mut scheduler, 1), []);
+    assert!(fill(&mut scheduler, 1).is_empty());
     assert!(scheduler.up(0, 1, &[]));
     assert_eq!(fill(&mut scheduler, 0), [1]);
 }

@@ -189,7 +189,10 @@ impl Trial {
         let found = decision.as_ref().map(|found| (found.slot, found.epoch, found.request.id));
         assert_eq!(found, expected);
         let Assignment { slot, request, .. } = decision?;
-        assert!(request.wish.place.bound().is_none_or(|wanted| wanted == slot), "on the wrong worker");
+        assert!(
+            request.wish.place.bound().is_none_or(|wanted| wanted == slot),
+            "on the wrong worker"
+        );
         let more = request.wish.batch.map(|_| slot);
         self.hands[slot].push(request);
         more
@@ -443,12 +446,11 @@ impl Trial {
             }
             assert_eq!(scheduler.is_broken(slot), worker.broken, "slot {slot}");
             assert_eq!(scheduler.slots[slot].taken, worker.seats_taken(), "slot {slot}");
-            let seats = |wish| model.has_seat(slot, wish).then_some((worker.seats_taken(), slot));
-            let (free, free_alone) = (seats(ANY), seats(Wish { alone: true, ..ANY }));
-            let found = |of: &BTreeSet<_>| of.iter().copied().find(|&(_, number)| number == slot);
-            assert_eq!(found(&scheduler.free), free);
+            let seats = |wish| model.has_seat(slot, wish).then_some(worker.seats_taken());
+            assert_eq!(scheduler.free.of(slot), seats(ANY));
             if model.seats > 1 {
-                assert_eq!(found(&scheduler.free_alone), free_alone);
+                let seats = seats(Wish { alone: true, ..ANY });
+                assert_eq!(scheduler.free_alone.of(slot), seats, "slot {slot}");
             }
             assert!(worker.held.len() <= MOST.max(3), "it is given no more than it may have");
         }
@@ -482,7 +484,7 @@ impl Trial {
         }
         self.drain();
         self.check();
-        assert!(self.scheduler.running.is_empty() && self.scheduler.free_alone.is_empty());
+        assert!(self.scheduler.running.is_empty() && self.scheduler.free_alone.first().is_none());
         self.scheduler.assert_nothing_is_gathered();
         for token in std::mem::take(&mut self.lost) {
             self.end(&token);
