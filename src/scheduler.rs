@@ -7,8 +7,15 @@
 //!
 //! A worker has so many *seats*. A request takes one; requests of one *batch* share one. One that runs *alone* takes a seat
 //! of a worker that has no other such request. Where several workers are free, the one with the fewest seats taken is next.
+//! A batch is begun by a request whose turn it is, and may be joined for a time, by those of the highest priority first; that
+//! is nobody's turn, as it keeps no seat from anyone.
 //!
-//! Invariant: while a worker has a seat for it, nothing that it could run is queued.
+//! Invariant: while a worker has a seat for it, or a batch that it may join, nothing that it could run is queued.
+//!
+//! Each operation is O(log n) in the number of requests, for their deadlines, and O(1) in all else, where what is bounded
+//! counts as constant: what a worker holds ([`MAX_HELD`]) and 64 slots or seats at a time. What has left a queue early is
+//! cleared away in O(1) each. Submit and idle together take 115 ns with nothing queued, 140 with 16 seats, 210 and 240 with 100
+//! queued, 700 to 800 with 100 000 (`benches/scheduler.rs`, where a request is 160 bytes; best of many short rounds).
 
 mod batch;
 mod free;
@@ -174,7 +181,7 @@ pub(crate) struct Scheduler<R> {
     max_held: usize,
     /// The workers with a free seat.
     free: Free,
-    /// Likewise, those that have nothing that runs alone; kept only where there is more than one seat.
+    /// Likewise, those that have nothing that runs alone. Kept only where there is more than one seat.
     free_alone: Free,
     broken: usize,
     /// Requests for any slot.
