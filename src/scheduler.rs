@@ -7,15 +7,15 @@
 //!
 //! A worker has so many *seats*. A request takes one; requests of one *batch* share one. One that runs *alone* takes a seat
 //! of a worker that has no other such request. Where several workers are free, the one with the fewest seats taken is next.
-//! A batch is begun by a request whose turn it is, and may be joined for a time, by those of the highest priority first; that
-//! is nobody's turn, as it keeps no seat from anyone.
+//! A batch is begun by a request whose turn it is, and may be joined for a time, by those of the highest priority first;
+//! that is nobody's turn, as it keeps no seat from anyone.
 //!
 //! Invariant: while a worker has a seat for it, or a batch that it may join, nothing that it could run is queued.
 //!
 //! Each operation is O(log n) in the number of requests, for their deadlines, and O(1) in all else, where what is bounded
 //! counts as constant: what a worker holds ([`MAX_HELD`]) and 64 slots or seats at a time. What has left a queue early is
-//! cleared away in O(1) each. Submit and idle together take 115 ns with nothing queued, 140 with 16 seats, 210 and 240 with 100
-//! queued, 700 to 800 with 100 000 (`benches/scheduler.rs`, where a request is 160 bytes; best of many short rounds).
+//! cleared away in O(1) each. Submit and idle together take 115 ns with nothing queued, 140 with 16 seats; 210 and 240 with
+//! 100 queued, 700 to 800 with 100 000 (`benches/scheduler.rs`, where a request is 160 bytes; best of many short rounds).
 
 mod batch;
 mod free;
@@ -419,8 +419,8 @@ impl<R> Scheduler<R> {
         self.slots.resize_with(self.slots.len().max(slots), Slot::default);
     }
 
-    /// Opens the first so many slots, and closes the others. Returns the requests for those, in order of arrival. Those that are
-    /// opened again may have a worker with a free seat: [`Scheduler::fill`].
+    /// Opens the first so many slots, and closes the others. Returns the requests for those, in order of arrival. Those that
+    /// are opened again may have a worker with a free seat: [`Scheduler::fill`].
     pub(crate) fn resize(&mut self, open: usize) -> Vec<R> {
         self.know(open);
         for slot in open..self.open {
