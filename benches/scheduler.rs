@@ -15,11 +15,13 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use common::{Options, Spread, Table, thousands};
-use crate_source::scheduler::{Removed, Scheduler, Wish};
+use crate_source::scheduler::{Batch, Removed, Scheduler, Wish};
 use serde::Serialize;
 
 const SLOTS: [usize; 4] = [1, 8, 64, 256];
 const QUEUED: [u64; 4] = [1, 100, 10_000, 100_000];
+const SEATS: [usize; 2] = [1, 16];
+const BATCHES: [u16; 3] = [4, 16, 64];
 
 /// As large as a request of the pool.
 type Request = [u64; 20];
@@ -29,6 +31,9 @@ const REQUEST: Request = [0; 20];
 struct Row {
     job: &'static str,
     slots: usize,
+    seats: usize,
+    /// The size of a batch, 1 where none is gathered.
+    batch: u16,
     queued: u64,
     ns_per_op: f64,
 }
@@ -63,23 +68,24 @@ impl Bench {
 /// What the calls are made with: deadlines a minute ahead, in steps, as calls with one time-out have them.
 struct Load {
     scheduler: Scheduler<Request>,
+    wish: Wish,
     next: u64,
     base: Instant,
 }
 
 impl Load {
-    fn new(slots: usize) -> Self {
-        let mut scheduler = Scheduler::new(slots);
+    fn new(slots: usize, seats: usize, wish: Wish) -> Self {
+        let mut scheduler = Scheduler::new(slots, seats);
         for slot in 0..slots {
-            assert!(scheduler.up(slot, 1, None).is_none());
+            assert!(scheduler.up(slot, 1, &[]));
         }
-        Self { scheduler, next: 1, base: Instant::now() }
+        Self { scheduler, wish, next: 1, base: Instant::now() }
     }
 
-    /// Every worker busy, and `queued` calls that wait.
-    fn loaded(slots: usize, queued: u64) -> Self {
-        let mut load = Self::new(slots);
-        for _ in 0..slots as u64 + queued {
+    /// Every seat taken, and `queued` calls that wait.
+    fn loaded(slots: usize, seats: usize, queued: u64) -> Self {
+        let mut load = Self::new(slots, seats, Wish::default());
+        for _ in 0..(slots * seats) as u64 + queued {
             load.submit();
         }
         load
@@ -93,29 +99,33 @@ impl Load {
     fn submit(&mut self) -> Option<usize> {
         let id = self.next;
         self.next += 1;
-        let deadline = self.deadline(id);
-        black_box(self.scheduler.submit(id, deadline, Wish::default(), black_box(REQUEST)))
-            .map(|next| next.slot)
+        let (deadline, now) = (self.deadline(id), self.base);
+        let given = self.scheduler.submit(id, deadline, self.wish, now, black_box(REQUEST));
+        black_box(given).map(|next| next.slot)
+    }
+
+    fn idle(&mut self, slot: usize, id: u64) -> bool {
+        black_box(self.scheduler.idle(slot, 1, id, self.base)).is_some()
     }
 
     /// The ids of the queued calls, shuffled.
-    fn waiting(&self, slots: usize) -> Vec<u64> {
-        let mut ids: Vec<u64> = (slots as u64 + 1..self.next).collect();
+    fn waiting(&self, running: usize) -> Vec<u64> {
+        let mut ids: Vec<u64> = (running as u64 + 1..self.next).collect();
         fastrand::Rng::with_seed(7).shuffle(&mut ids);
         ids
     }
 }
 
 /// A call meets an idle worker, and ends: submit and idle.
-fn unqueued(bench: &Bench, slots: usize) -> f64 {
+fn unqueued(bench: &Bench, slots: usize, seats: usize) -> f64 {
     let operations = bench.operations;
     bench.measure(
-        || Load::new(slots),
+        || Load::new(slots, seats, Wish::default()),
         |load| {
             for _ in 0..operations {
                 let id = load.next;
                 let slot = load.submit().expect("an idle worker");
-                assert!(load.scheduler.idle(slot, 1, id).is_none());
+                assert!(!load.idle(slot, id));
             }
             operations
         },
@@ -123,16 +133,16 @@ fn unqueued(bench: &Bench, slots: usize) -> f64 {
 }
 
 /// A worker ends its call and takes the next from the queue, and a new one is queued: idle and submit.
-fn queued(bench: &Bench, slots: usize, queued: u64) -> f64 {
+fn queued(bench: &Bench, slots: usize, seats: usize, queued: u64) -> f64 {
     let operations = bench.operations;
-    // Which call each slot holds.
-    let prepare = || (Load::loaded(slots, queued), (1..=slots as u64).collect::<Vec<_>>());
+    // Which call each seat holds; the least busy worker is the next, so that they are spread one by one.
+    let running = slots * seats;
+    let prepare = || (Load::loaded(slots, seats, queued), (1..=running as u64).collect::<Vec<_>>());
     bench.measure(prepare, |(load, held)| {
         for number in 0..operations {
-            let slot = number as usize % slots;
-            let next = load.scheduler.idle(slot, 1, held[slot]).expect("a queued call");
-            held[slot] = slots as u64 + 1 + number;
-            black_box(next);
+            let seat = number as usize % running;
+            assert!(load.idle(seat % slots, held[seat]), "a queued call");
+            held[seat] = running as u64 + 1 + number;
             assert!(load.submit().is_none());
             black_box(load.scheduler.next_deadline());
         }
@@ -140,11 +150,53 @@ fn queued(bench: &Bench, slots: usize, queued: u64) -> f64 {
     })
 }
 
-/// The callers of queued calls go away, in no order.
-fn cancels(bench: &Bench, slots: usize, queued: u64) -> f64 {
+/// Calls are queued, join the batch that a worker begins, and end with it: submit, idle and fill.
+fn batches(bench: &Bench, slots: usize, seats: usize, size: u16, queued: u64) -> f64 {
+    let operations = bench.operations;
+    let batch = Batch { handler: 0, size, wait: Duration::ZERO };
+    let wish = Wish { batch: Some(batch), ..Wish::default() };
     let prepare = || {
-        let load = Load::loaded(slots, queued);
-        let ids = load.waiting(slots);
+        let mut load = Load::new(slots, seats, wish);
+        let mut held = Vec::new();
+        for _ in 0..slots * seats {
+            // At the moment in which it is opened all others may join.
+            let ids: Vec<_> = (load.next..load.next + u64::from(size)).collect();
+            let slots: Vec<_> = ids.iter().map(|_| load.submit().expect("a seat")).collect();
+            assert!(slots.iter().all(|&slot| slot == slots[0]));
+            held.push((slots[0], ids));
+        }
+        for _ in 0..queued.next_multiple_of(size.into()) {
+            assert!(load.submit().is_none());
+        }
+        let next = load.next - queued.next_multiple_of(size.into());
+        (load, held, next)
+    };
+    bench.measure(prepare, |(load, held, next)| {
+        let mut number = 0;
+        while number < operations {
+            for (slot, ids) in &mut *held {
+                for &id in &*ids {
+                    let last = id % u64::from(size) == 0;
+                    assert_eq!(load.idle(*slot, id), last, "the last one's seat is free");
+                }
+                while black_box(load.scheduler.fill(*slot, load.base)).is_some() {}
+                for id in ids {
+                    *id = *next;
+                    *next += 1;
+                    assert!(load.submit().is_none());
+                }
+                number += u64::from(size);
+            }
+        }
+        number
+    })
+}
+
+/// The callers of queued calls go away, in no order.
+fn cancels(bench: &Bench, slots: usize, seats: usize, queued: u64) -> f64 {
+    let prepare = || {
+        let load = Load::loaded(slots, seats, queued);
+        let ids = load.waiting(slots * seats);
         (load, ids)
     };
     bench.measure(prepare, |(load, ids)| {
@@ -156,8 +208,8 @@ fn cancels(bench: &Bench, slots: usize, queued: u64) -> f64 {
 }
 
 /// All calls expire, those that run too: they have the earliest deadlines.
-fn expiries(bench: &Bench, slots: usize, queued: u64) -> f64 {
-    let prepare = || Load::loaded(slots, queued);
+fn expiries(bench: &Bench, slots: usize, seats: usize, queued: u64) -> f64 {
+    let prepare = || Load::loaded(slots, seats, queued);
     bench.measure(prepare, |load| {
         let now = load.deadline(load.next);
         let mut expired = 0;
@@ -165,7 +217,7 @@ fn expiries(bench: &Bench, slots: usize, queued: u64) -> f64 {
             black_box(removed);
             expired += 1;
         }
-        assert_eq!(expired, slots as u64 + queued);
+        assert_eq!(expired, (slots * seats) as u64 + queued);
         expired
     })
 }
@@ -184,26 +236,36 @@ fn main() {
         size_of::<Request>()
     );
     let mut rows = Vec::new();
-    let mut table = Table::new(&["slots", "queued", "submit + idle", "cancel", "expire"]);
-    for slots in SLOTS {
-        let alone = unqueued(&bench, slots);
-        rows.push(Row { job: "submit+idle", slots, queued: 0, ns_per_op: alone });
-        table.row(vec![
-            slots.to_string(),
-            "0".to_owned(),
-            thousands(alone),
-            "-".to_owned(),
-            "-".to_owned(),
-        ]);
+    let mut table = Table::new(&["slots", "seats", "queued", "submit + idle", "cancel", "expire"]);
+    for (slots, seats) in SLOTS.into_iter().flat_map(|slots| SEATS.map(|seats| (slots, seats))) {
+        let mut row = |job, queued, ns_per_op| {
+            rows.push(Row { job, slots, seats, batch: 1, queued, ns_per_op });
+            thousands(ns_per_op)
+        };
+        let mut cells = vec![slots.to_string(), seats.to_string(), "0".to_owned()];
+        cells.push(row("submit+idle", 0, unqueued(&bench, slots, seats)));
+        cells.extend(["-".to_owned(), "-".to_owned()]);
+        table.row(cells);
         for waiting in QUEUED {
-            let figures = [
-                ("submit+idle", queued(&bench, slots, waiting)),
-                ("cancel", cancels(&bench, slots, waiting)),
-                ("expire", expiries(&bench, slots, waiting)),
-            ];
-            let mut cells = vec![slots.to_string(), waiting.to_string()];
-            for (job, ns_per_op) in figures {
-                rows.push(Row { job, slots, queued: waiting, ns_per_op });
+            table.row(vec![
+                slots.to_string(),
+                seats.to_string(),
+                waiting.to_string(),
+                row("submit+idle", waiting, queued(&bench, slots, seats, waiting)),
+                row("cancel", waiting, cancels(&bench, slots, seats, waiting)),
+                row("expire", waiting, expiries(&bench, slots, seats, waiting)),
+            ]);
+        }
+    }
+    table.print();
+    println!("\nBatches, ns per request: submit, fill and idle\n");
+    let mut table = Table::new(&["slots", "seats", "queued", "4", "16", "64"]);
+    for (slots, seats) in [(1, 1), (8, 1), (8, 4), (256, 4)] {
+        for waiting in [100, 100_000] {
+            let mut cells = vec![slots.to_string(), seats.to_string(), waiting.to_string()];
+            for batch in BATCHES {
+                let ns_per_op = batches(&bench, slots, seats, batch, waiting);
+                rows.push(Row { job: "batch", slots, seats, batch, queued: waiting, ns_per_op });
                 cells.push(thousands(ns_per_op));
             }
             table.row(cells);

@@ -336,6 +336,7 @@ impl Open {
     fn dispatch(&mut self, mut next: Option<Assignment<Box<Request>>>, now: Instant) {
         while let Some(assigned) = self.allowed(next.take(), now) {
             let (slot, epoch) = (assigned.slot, assigned.epoch);
+            let gathers = assigned.request.wish.batch.is_some();
             let (link, run) = self.assign(assigned, now);
             let unsent = match link {
                 Some(link) => link.send(run).err(),
@@ -349,6 +350,9 @@ impl Open {
                 let Some(request) = self.admit(request, now) else { return };
                 let (id, deadline) = (request.ticket.id, request.ticket.deadline);
                 next = self.scheduler.resubmit(id, deadline, request.wish, now, request);
+            } else if gathers {
+                // It may be the first of a batch that others have waited for.
+                next = self.scheduler.fill(slot, now);
             }
         }
     }
@@ -377,7 +381,13 @@ impl Open {
         let known = board.known();
         self.links.resize(self.links.len().max(known), None);
         self.scheduler.know(known);
-        for request in self.scheduler.resize(board.active()) {
+        let before = self.scheduler.size();
+        let returned = self.scheduler.resize(board.active());
+        // A worker that was to leave may have a seat again.
+        for slot in before..self.scheduler.size() {
+            self.fill(slot, now);
+        }
+        for request in returned {
             let Some(request) = self.placed(request) else { continue };
             let (id, deadline, wish) = (request.ticket.id, request.ticket.deadline, request.wish);
             let assigned = self.scheduler.submit(id, deadline, wish, now, request);

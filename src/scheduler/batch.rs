@@ -1,9 +1,10 @@
 //! Requests that are gathered: one call of the handler takes them all.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use super::{Assignment, ByNumber, Id, MAX_HELD, Place, Queued, Scheduler, Wish};
+use super::line::{Line, Waiting};
+use super::{Assignment, ByNumber, Held, Id, Priority, Queued, Scheduler, Wish};
 
 /// What may be gathered with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,119 +17,189 @@ pub(crate) struct Batch {
     pub(crate) wait: Duration,
 }
 
+/// Requests of one kind may share a seat: those of one handler, unless it has become a different one by a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Kind {
+    handler: u32,
+    alone: bool,
+}
+
+impl Wish {
+    pub(super) fn kind(&self) -> Option<Kind> {
+        self.batch.map(|batch| Kind { handler: batch.handler, alone: self.alone })
+    }
+}
+
 /// A batch that more requests may join.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gathering {
-    pub(super) batch: Batch,
+    kind: Kind,
     /// The seat that they share.
     pub(super) seat: u64,
     room: u16,
     opened: Instant,
+    wait: Duration,
 }
 
 impl Gathering {
-    /// Whether one that arrives may join it.
-    fn is_open(&self, now: Instant) -> bool {
-        self.room > 0 && now < self.opened + self.batch.wait
-    }
-
-    /// Whether one that has waited may join it: also in the moment in which it is opened, if its first does not wait.
-    fn takes_waiting(&self, now: Instant) -> bool {
-        self.is_open(now) || (self.room > 0 && now <= self.opened)
-    }
-}
-
-impl Batch {
     /// A batch with its first request; `None` if there is no room for a second.
-    pub(super) fn opened(self, seat: u64, now: Instant) -> Option<Gathering> {
-        let room = self.size.saturating_sub(1);
-        (room > 0).then(|| Gathering { batch: self, seat, room, opened: now })
+    pub(super) fn open(wish: &Wish, seat: u64, now: Instant) -> Option<Self> {
+        let (batch, kind) = (wish.batch?, wish.kind()?);
+        let room = batch.size.saturating_sub(1);
+        (room > 0).then_some(Self { kind, seat, room, opened: now, wait: batch.wait })
+    }
+
+    /// Whether more may join it: always in the moment in which it is opened, so that what has waited does, if its first does
+    /// not wait.
+    fn is_open(&self, now: Instant) -> bool {
+        now <= self.opened || now < self.opened + self.wait
     }
 }
 
 /// The batches of all handlers.
 #[derive(Debug, Default)]
 pub(super) struct Batches {
-    /// Where the last batch of a handler was begun.
-    gathering: HashMap<u32, usize>,
-    /// What waits, by handler and, if it is bound to one, slot; beside the queues, and like there, ids that are not queued
-    /// any more are passed over.
-    waiting: HashMap<(u32, Option<usize>), VecDeque<Id>>,
+    /// Where batches are gathered, or were a short time ago; a slot has one of a kind.
+    gathering: BTreeSet<(Kind, usize)>,
+    /// What waits, by kind and, if it is bound to one, slot, by rank of priority; beside the queues.
+    waiting: HashMap<(Kind, Option<usize>), [Line; Priority::COUNT], ByNumber>,
 }
 
 impl Batches {
-    pub(super) fn gather(&mut self, batch: Batch, slot: usize) {
-        self.gathering.insert(batch.handler, slot);
-    }
-
-    pub(super) fn wait(&mut self, id: Id, wish: Wish, push: fn(&mut VecDeque<Id>, Id)) {
-        if let Some(key) = key(wish) {
-            push(self.waiting.entry(key).or_default(), id);
+    pub(super) fn waits(&mut self, wish: &Wish, order: i64, id: Id) {
+        if let Some(kind) = wish.kind() {
+            let lines = self.waiting.entry((kind, wish.place.bound())).or_default();
+            lines[wish.priority.rank()].push(order, id);
         }
     }
 
-    /// One that waited does so no more. Ids that are gone are at most as many as those that wait, and a few.
-    pub(super) fn tidy<R>(&mut self, wish: Wish, queued: &HashMap<Id, Queued<R>, ByNumber>) {
-        if let Some(key) = key(wish)
-            && let Some(waiting) = self.waiting.get_mut(&key)
-        {
-            if waiting.len() > 2 * queued.len() + 16 {
-                waiting.retain(|id| queued.contains_key(id));
-            }
-            if waiting.is_empty() {
+    /// One that waited does so no more.
+    pub(super) fn left<R>(&mut self, wish: &Wish, order: i64, queued: &Waiting<R>) {
+        let Some(kind) = wish.kind() else { return };
+        let key = (kind, wish.place.bound());
+        if let Some(lines) = self.waiting.get_mut(&key) {
+            lines[wish.priority.rank()].left(order, queued);
+            if lines.iter().all(Line::is_empty) {
                 self.waiting.remove(&key);
             }
         }
     }
-}
 
-fn key(wish: Wish) -> Option<(u32, Option<usize>)> {
-    Some((wish.batch?.handler, wish.place.bound()))
+    /// The first of this kind that waits and may run at the slot, by priority; with its rank and order.
+    fn head<R>(
+        &mut self,
+        kind: Kind,
+        slot: usize,
+        queued: &Waiting<R>,
+    ) -> Option<(usize, i64, Id)> {
+        let mut first = None;
+        for place in [Some(slot), None] {
+            let Some(lines) = self.waiting.get_mut(&(kind, place)) else { continue };
+            let heads = lines
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(rank, line)| line.head(queued).map(|(order, id)| (rank, order, id)));
+            first = first.into_iter().chain(heads).min();
+        }
+        first
+    }
 }
 
 impl<R> Scheduler<R> {
-    /// The slot with a batch that such a request may join.
-    pub(super) fn gathers(&self, batch: Batch, place: Place, now: Instant) -> Option<usize> {
-        let slot = match place.bound() {
-            Some(slot) => slot,
-            None => *self.batches.gathering.get(&batch.handler)?,
-        };
-        let state = self.slots.get(slot).filter(|state| state.up && state.held.len() < MAX_HELD)?;
-        let open = |it: &Gathering| it.batch.handler == batch.handler && it.is_open(now);
-        (!self.is_closed(slot) && state.gathering.as_ref().is_some_and(open)).then_some(slot)
+    /// Whether a batch is gathered at the slot that such a request may join.
+    pub(super) fn gathers(&self, slot: usize, wish: &Wish, now: Instant) -> bool {
+        let (Some(kind), Some(state)) = (wish.kind(), self.slots.get(slot)) else { return false };
+        state.gathering.iter().any(|it| it.kind == kind && it.is_open(now))
+    }
+
+    /// The first slot with a batch that such a request may join. Those whose time is over are forgotten on the way.
+    pub(super) fn gathers_anywhere(&mut self, wish: &Wish, now: Instant) -> Option<usize> {
+        let kind = wish.kind()?;
+        let mut from = 0;
+        loop {
+            let &(_, slot) =
+                self.batches.gathering.range((kind, from)..=(kind, usize::MAX)).next()?;
+            if self.gathers(slot, wish, now) {
+                return Some(slot);
+            }
+            self.close_batches(slot, |it| it.kind == kind && !it.is_open(now));
+            from = slot + 1;
+        }
     }
 
     /// Gives the request a place in the batch that is gathered at the slot.
-    pub(super) fn join(&mut self, slot: usize, id: Id, queued: Queued<R>) -> Assignment<R> {
-        self.running.insert(id, slot);
+    pub(super) fn join(&mut self, slot: usize, id: Id, queued: Queued<R>) -> Option<Assignment<R>> {
         let Queued { request, deadline, wish, .. } = queued;
-        self.change(slot, |slot| {
-            let Some(gathering) = &mut slot.gathering else { return };
-            gathering.room -= 1;
-            let seat = gathering.seat;
-            slot.held.push(super::Held { id, deadline, alone: wish.alone, seat });
-            slot.gathering.take_if(|gathering| gathering.room == 0);
-        });
-        Assignment { slot, epoch: self.slots[slot].epoch, request }
+        let kind = wish.kind()?;
+        let gathering = self.slots[slot].gathering.iter_mut().find(|it| it.kind == kind)?;
+        gathering.room -= 1;
+        let (seat, full) = (gathering.seat, gathering.room == 0);
+        self.running.insert(id, slot);
+        let held = Held { id, deadline, alone: wish.alone, seat };
+        // This is nobody's turn: it keeps no seat from anyone.
+        self.change(slot, |slot| slot.hold(held));
+        self.close_batches(slot, |it| full && it.seat == seat);
+        Some(Assignment { slot, epoch: self.slots[slot].epoch, request })
     }
 
-    /// The oldest that waits and may join the batch that is gathered at the slot.
-    pub(super) fn fill_batch(&mut self, slot: usize, now: Instant) -> Option<Assignment<R>> {
-        let state = &self.slots[slot];
-        let gathering = state.gathering.as_ref().filter(|it| it.takes_waiting(now))?;
-        let handler = gathering.batch.handler;
-        if state.held.len() >= MAX_HELD || self.is_closed(slot) {
-            return None;
+    /// A batch is gathered at the slot, instead of an earlier one of its kind, unless the worker holds as much as it can.
+    pub(super) fn gather(&mut self, slot: usize, gathering: Gathering) {
+        self.close_batches(slot, |it| it.kind == gathering.kind);
+        if self.slots[slot].held.len() < self.max_held {
+            self.slots[slot].gathering.push(gathering);
+            self.batches.gathering.insert((gathering.kind, slot));
         }
-        let Self { batches, queued, .. } = self;
-        let mut head = |place| {
-            let queue = batches.waiting.get_mut(&(handler, place))?;
-            Some((Self::head(queue, queued)?, place))
-        };
-        let (_, place) = [head(Some(slot)), head(None)].into_iter().flatten().min()?;
-        let id = self.batches.waiting.get_mut(&(handler, place))?.pop_front()?;
-        let queued = self.queued.remove(&id)?;
-        self.batches.tidy(queued.wish, &self.queued);
-        Some(self.join(slot, id, queued))
+    }
+
+    /// Nothing joins these batches of the slot any more.
+    pub(super) fn close_batches(&mut self, slot: usize, which: impl Fn(&Gathering) -> bool) {
+        let Self { slots, batches, .. } = self;
+        if slots[slot].gathering.is_empty() {
+            return;
+        }
+        slots[slot].gathering.retain(|it| {
+            let closed = which(it);
+            if closed {
+                batches.gathering.remove(&(it.kind, slot));
+            }
+            !closed
+        });
+    }
+
+    /// The first that waits and may join a batch that is gathered at the slot.
+    pub(super) fn fill_batch(&mut self, slot: usize, now: Instant) -> Option<Assignment<R>> {
+        let Self { slots, batches, queued, .. } = self;
+        let mut gathering = slots[slot].gathering.iter().filter(|it| it.is_open(now));
+        let (_, _, id) = gathering.find_map(|it| batches.head(it.kind, slot, queued))?;
+        let queued = self.take(id)?;
+        self.join(slot, id, queued)
+    }
+}
+
+#[cfg(test)]
+impl<R> Scheduler<R> {
+    /// What is kept of batches is in order, and bounded.
+    pub(super) fn assert_batches(&self) {
+        let mut gathering = BTreeSet::new();
+        for (number, slot) in self.slots.iter().enumerate() {
+            assert!(slot.gathering.len() <= slot.taken, "slot {number}");
+            for it in &slot.gathering {
+                assert!(it.room > 0 && slot.up && !self.is_closed(number), "slot {number}");
+                assert!(slot.held.iter().any(|held| held.seat == it.seat), "nobody sits there");
+                assert!(gathering.insert((it.kind, number)), "two of a kind");
+            }
+        }
+        assert_eq!(self.batches.gathering, gathering);
+        let mut waiting = 0;
+        for lines in self.batches.waiting.values() {
+            assert!(!lines.iter().all(Line::is_empty));
+            lines.iter().for_each(Line::assert_bounded);
+            waiting += lines.iter().map(Line::len).sum::<usize>();
+        }
+        assert_eq!(waiting, self.queued.values().filter(|it| it.wish.batch.is_some()).count());
+    }
+
+    pub(super) fn assert_nothing_is_gathered(&self) {
+        assert!(self.batches.gathering.is_empty() && self.batches.waiting.is_empty());
     }
 }

@@ -1,4 +1,6 @@
+mod batches;
 mod model;
+mod seats;
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -602,15 +604,17 @@ fn closed_slots_do_not_count_among_the_broken() {
 /// What is kept of requests that are gone is at most as much as of the `most` that have waited at once, and a
 /// little.
 #[track_caller]
-fn assert_bounded<R>(scheduler: &Scheduler<R>, most: usize) {
-    let bound = 2 * most + 16;
+fn assert_bounded<R>(scheduler: &super::Scheduler<R>, most: usize) {
+    assert!(scheduler.queued.len() <= most);
     let own = scheduler.slots.iter().flat_map(|slot| &slot.queues);
-    for queue in scheduler.queues.iter().chain(own).flatten() {
-        assert!(queue.len() <= bound, "{} for {most}", queue.len());
-    }
+    let lines = scheduler.queues.iter().chain(own).flatten();
+    let waiting: usize = lines.inspect(|line| line.assert_bounded()).map(Line::len).sum();
+    assert_eq!(waiting, scheduler.queued.len());
     assert!(scheduler.deadlines.len() <= scheduler.queued.len() + scheduler.running.len());
-    assert!(scheduler.running.len() <= scheduler.slots.len());
-    assert!(scheduler.free.len() + scheduler.running.len() <= scheduler.slots.len());
+    for slot in &scheduler.slots {
+        assert!(slot.held.len() <= MAX_HELD);
+        assert_eq!(slot.alone, slot.held.iter().filter(|held| held.alone).count());
+    }
 }
 
 #[test]
@@ -667,7 +671,6 @@ fn a_full_queue_that_is_cancelled_in_any_order_leaves_nothing_behind() {
         assert_bounded(&scheduler, scheduler.queued.len());
     }
     assert!(scheduler.is_drained());
-    assert!(scheduler.queues.iter().flatten().all(|queue| queue.len() <= 16));
     assert!(scheduler.deadlines.is_empty());
 }
 
