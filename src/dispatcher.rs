@@ -158,7 +158,7 @@ impl Dispatcher {
             let next = open.scheduler.idle(slot, epoch, id, now);
             let Assignment { mut request, .. } = open.allowed(next, now)?;
             request.ticket.assign(slot, epoch, now);
-            if request.wish.batch.is_some() {
+            if open.scheduler.takes_more(slot) {
                 open.fill(slot, now);
             }
             Some(request)

@@ -5,10 +5,11 @@
 //! epoch, changes nothing. Of the slots that it knows, the first so many are open: the others are given nothing, and
 //! finish what they hold.
 //!
-//! A worker has so many *seats*. A request takes one; requests of one *batch* share one. One that runs *alone* takes a seat
-//! of a worker that has no other such request. Where several workers are free, the one with the fewest seats taken is next.
-//! A batch is begun by a request whose turn it is, and may be joined for a time, by those of the highest priority first;
-//! that is nobody's turn, as it keeps no seat from anyone.
+//! A worker has so many *seats*. A request takes one; requests of one *batch* share one. While a worker has one that runs
+//! *alone*, it is given no other: that would only wait for it, and for ever where it is what that one waits for. Where
+//! several workers are free, the one with the fewest seats taken is next. A batch is begun by a request whose turn it is,
+//! and may be joined for a time, by those of the highest priority first; that is nobody's turn, as it keeps no seat from
+//! anyone.
 //!
 //! Invariant: while a worker has a seat for it, or a batch that it may join, nothing that it could run is queued.
 //!
@@ -117,8 +118,8 @@ struct Held {
 /// The most requests that a worker has, batches included.
 pub(crate) const MAX_HELD: usize = 256;
 
-/// Queues by rank of priority, of requests that run beside others, and of those that run alone.
-type Queues = [[Line; Priority::COUNT]; 2];
+/// Queues by rank of priority.
+type Queues = [Line; Priority::COUNT];
 
 #[derive(Debug, Default)]
 struct Slot {
@@ -134,8 +135,6 @@ struct Slot {
     gathering: Vec<Gathering>,
     /// Where it stands in [`Scheduler::free`].
     free: Option<usize>,
-    /// Where it stands in [`Scheduler::free_alone`].
-    free_alone: Option<usize>,
     /// Requests for this slot alone.
     queues: Queues,
     turns: Turns,
@@ -181,8 +180,6 @@ pub(crate) struct Scheduler<R> {
     max_held: usize,
     /// The workers with a free seat.
     free: Free,
-    /// Likewise, those that have nothing that runs alone. Kept only where there is more than one seat.
-    free_alone: Free,
     broken: usize,
     /// Requests for any slot.
     queues: Queues,
@@ -204,7 +201,6 @@ impl<R> Scheduler<R> {
             seats,
             max_held: MAX_HELD,
             free: Free::default(),
-            free_alone: Free::default(),
             broken: 0,
             queues: Queues::default(),
             queued: HashMap::default(),
@@ -294,7 +290,7 @@ impl<R> Scheduler<R> {
     /// The request that has waited longest of those that any worker may run.
     pub(crate) fn oldest(&mut self) -> Option<&R> {
         let Self { queues, queued, .. } = self;
-        let heads = queues.iter_mut().flatten().filter_map(|line| line.head(queued));
+        let heads = queues.iter_mut().filter_map(|line| line.head(queued));
         let (_, id) = heads.min()?;
         self.queued.get(&id).map(|queued| &queued.request)
     }
@@ -345,7 +341,7 @@ impl<R> Scheduler<R> {
         true
     }
 
-    /// The worker has ended request `id`; what it takes next. If that is of a batch, more may join it: [`Scheduler::fill`].
+    /// The worker has ended request `id`; what it takes next. It may take more: [`Scheduler::takes_more`].
     pub(crate) fn idle(
         &mut self,
         slot: usize,
@@ -362,6 +358,12 @@ impl<R> Scheduler<R> {
             self.change(slot, |slot| slot.up &= !slot.held.is_empty());
         }
         self.fill(slot, now)
+    }
+
+    /// Whether the slot's worker may take more than it has just been given: others that join a batch, or that have waited for
+    /// one that ran alone. [`Scheduler::fill`] says.
+    pub(crate) fn takes_more(&self, slot: usize) -> bool {
+        !self.slots[slot].gathering.is_empty() || (self.seats > 1 && self.has_seat(slot))
     }
 
     /// The worker takes no more calls.
@@ -382,15 +384,12 @@ impl<R> Scheduler<R> {
         if self.slots[slot].free.is_none() || self.queued.is_empty() {
             return None;
         }
-        let alone = self.is_free_for(slot, true);
         let Self { slots, queues, queued, .. } = self;
         let state = &mut slots[slot];
-        let kinds = if alone { 2 } else { 1 };
         // By rank of priority, the oldest.
         let mut oldest: [Option<(i64, Id)>; Priority::COUNT] = [None; _];
-        let both = state.queues.iter_mut().take(kinds).chain(queues.iter_mut().take(kinds));
-        for of_kind in both {
-            for (line, oldest) in of_kind.iter_mut().zip(&mut oldest) {
+        for queues in [&mut state.queues, queues] {
+            for (line, oldest) in queues.iter_mut().zip(&mut oldest) {
                 if let Some(head) = line.head(queued) {
                     *oldest = Some(oldest.map_or(head, |oldest| oldest.min(head)));
                 }
@@ -463,16 +462,13 @@ impl<R> Scheduler<R> {
 
     /// Whether the slot's worker takes a request of this wish at once.
     pub(crate) fn is_free(&self, slot: usize, wish: Wish, now: Instant) -> bool {
-        self.is_free_for(slot, wish.alone) || self.gathers(slot, &wish, now)
+        self.has_seat(slot) || self.gathers(slot, &wish, now)
     }
 
     // === Inside ===
 
-    fn is_free_for(&self, slot: usize, alone: bool) -> bool {
-        let state = self.slots.get(slot);
-        let free =
-            |state: &Slot| if alone && self.seats > 1 { state.free_alone } else { state.free };
-        state.and_then(free).is_some()
+    fn has_seat(&self, slot: usize) -> bool {
+        self.slots.get(slot).is_some_and(|slot| slot.free.is_some())
     }
 
     /// Where a request that arrives is run at once. To join a batch comes before a seat, but a preferred slot before all.
@@ -481,7 +477,7 @@ impl<R> Scheduler<R> {
             if self.gathers(slot, wish, now) {
                 return Some(Found::Batch(slot));
             }
-            if self.is_free_for(slot, wish.alone) {
+            if self.has_seat(slot) {
                 return Some(Found::Seat(slot));
             }
         }
@@ -491,8 +487,7 @@ impl<R> Scheduler<R> {
         if let Some(slot) = self.gathers_anywhere(wish, now) {
             return Some(Found::Batch(slot));
         }
-        let free = if wish.alone && self.seats > 1 { &self.free_alone } else { &self.free };
-        free.first().map(Found::Seat)
+        self.free.first().map(Found::Seat)
     }
 
     /// Changes a slot, and with it whether it is free.
@@ -501,12 +496,8 @@ impl<R> Scheduler<R> {
         let slot = &mut self.slots[number];
         change(slot);
         let takes = slot.up && !closed && slot.held.len() < self.max_held;
-        let free = (takes && slot.taken < self.seats).then_some(slot.taken);
-        self.free.set(number, &mut slot.free, free);
-        if self.seats > 1 {
-            let free_alone = free.filter(|_| slot.alone == 0);
-            self.free_alone.set(number, &mut slot.free_alone, free_alone);
-        }
+        let free = takes && slot.taken < self.seats && slot.alone == 0;
+        self.free.set(number, &mut slot.free, free.then_some(slot.taken));
         if !takes && !slot.gathering.is_empty() {
             self.close_batches(number, |_| true);
         }
@@ -524,6 +515,9 @@ impl<R> Scheduler<R> {
             slot.taken += 1;
             slot.turns.took(wish.priority.rank());
         });
+        if wish.alone {
+            self.close_batches(slot, |_| true);
+        }
         if let Some(gathering) = Gathering::open(&wish, seat, now) {
             self.gather(slot, gathering);
         }
@@ -559,7 +553,7 @@ impl<R> Scheduler<R> {
     /// Where a request with this wish waits.
     fn line<'a>(wish: &Wish, slots: &'a mut [Slot], queues: &'a mut Queues) -> &'a mut Line {
         let queues = wish.place.bound().map_or(queues, |slot| &mut slots[slot].queues);
-        &mut queues[usize::from(wish.alone)][wish.priority.rank()]
+        &mut queues[wish.priority.rank()]
     }
 
     /// Takes a request out of the queue.

@@ -607,7 +607,7 @@ fn closed_slots_do_not_count_among_the_broken() {
 fn assert_bounded<R>(scheduler: &super::Scheduler<R>, most: usize) {
     assert!(scheduler.queued.len() <= most);
     let own = scheduler.slots.iter().flat_map(|slot| &slot.queues);
-    let lines = scheduler.queues.iter().chain(own).flatten();
+    let lines = scheduler.queues.iter().chain(own);
     let waiting: usize = lines.inspect(|line| line.assert_bounded()).map(Line::len).sum();
     assert_eq!(waiting, scheduler.queued.len());
     assert!(scheduler.deadlines.len() <= scheduler.queued.len() + scheduler.running.len());

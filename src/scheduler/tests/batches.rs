@@ -275,11 +275,12 @@ fn a_worker_holds_so_many_at_most_whatever_the_size_of_a_batch() {
 fn handlers_of_two_kinds_that_have_one_number_are_not_gathered_together() {
     let mut scheduler = idle(1, 3);
     let alone = Wish { alone: true, ..of(0) };
-    assert_eq!(submit(&mut scheduler, 1, Wish { alone: true, ..ANY }, 0), Some(0));
-    assert_eq!(submit(&mut scheduler, 2, alone, 0), None);
-    assert_eq!(submit(&mut scheduler, 3, of(0), 0), Some(0), "reloaded, it overlaps");
-    assert!(fill(&mut scheduler, 0, 0).is_empty());
-    assert_eq!(ends(&mut scheduler, 0, 1, 1), [2]);
+    assert_eq!(submit(&mut scheduler, 1, of(0), 0), Some(0));
+    assert_eq!(submit(&mut scheduler, 2, alone, 0), Some(0), "reloaded, it runs alone");
+    assert_eq!(submit(&mut scheduler, 3, of(0), 0), None, "what it holds up, nobody joins");
+    assert_eq!(submit(&mut scheduler, 4, alone, 0), Some(0), "but its own batch");
+    assert!(ends(&mut scheduler, 0, 2, 1).is_empty());
+    assert_eq!(ends(&mut scheduler, 0, 4, 1), [3]);
 }
 
 #[test]

@@ -92,14 +92,13 @@ impl Model {
         }
     }
 
-    fn has_seat(&self, slot: usize, wish: Wish) -> bool {
+    fn has_seat(&self, slot: usize) -> bool {
         let worker = &self.workers[slot];
-        let others = self.seats > 1 && worker.held.iter().any(|held| held.alone);
         slot < self.open
             && worker.up
             && worker.seats_taken() < self.seats
             && worker.held.len() < MOST
-            && !(wish.alone && others)
+            && !worker.held.iter().any(|held| held.alone)
     }
 
     /// Which batch of the slot such a request may join.
@@ -112,14 +111,14 @@ impl Model {
 
     /// Whether the slot's worker would take such a request at once.
     fn takes(&self, slot: usize, wish: Wish) -> bool {
-        self.has_seat(slot, wish) || self.batch(slot, wish).is_some()
+        self.has_seat(slot) || self.batch(slot, wish).is_some()
     }
 
     /// Whether anything that is queued could run.
     fn is_settled(&self) -> bool {
         self.queue.iter().all(|&(_, _, wish)| {
             self.slots_for(wish)
-                .all(|slot| !self.has_seat(slot, wish) && self.batch(slot, wish).is_none())
+                .all(|slot| !self.has_seat(slot) && self.batch(slot, wish).is_none())
         })
     }
 
@@ -143,7 +142,7 @@ impl Model {
             _ => None,
         };
         let gathers = |&slot: &usize| self.batch(slot, wish).is_some();
-        let free = |&slot: &usize| self.has_seat(slot, wish);
+        let free = |&slot: &usize| self.has_seat(slot);
         let slot = preferred.or_else(|| self.slots_for(wish).find(gathers)).or_else(|| {
             self.slots_for(wish).filter(free).min_by_key(|&slot| self.workers[slot].seats_taken())
         })?;
@@ -167,7 +166,7 @@ impl Model {
                 return Some(self.join(slot, batch, at));
             }
         }
-        let can = |wish: Wish| mine(wish) && self.has_seat(slot, wish);
+        let can = |wish: Wish| mine(wish) && self.has_seat(slot);
         let waiting: BTreeSet<_> =
             self.queue.iter().filter(|q| can(q.2)).map(|q| q.2.priority).collect();
         let passed = &self.workers[slot].passed;
@@ -187,6 +186,9 @@ impl Model {
         let (seat, opened) = (self.next_seat, self.now);
         let worker = &mut self.workers[slot];
         worker.passed.remove(&wish.priority);
+        if wish.alone {
+            worker.batches.clear();
+        }
         if let Some(Batch { handler, size, wait }) = wish.batch {
             let kind = (handler, wish.alone);
             worker.batches.retain(|batch| batch.kind != kind);

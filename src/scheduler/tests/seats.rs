@@ -49,15 +49,17 @@ fn a_worker_that_comes_is_filled() {
 }
 
 #[test]
-fn one_that_runs_alone_has_others_beside_it_but_none_of_its_kind() {
+fn one_that_runs_alone_joins_others_and_is_joined_by_none() {
     let mut scheduler = idle(2, 3);
-    let slots: Vec<_> = (1..=3).map(|id| submit(&mut scheduler, id, ALONE)).collect();
-    assert_eq!(slots, [Some(0), Some(1), None]);
-    let slots: Vec<_> = (4..=8).map(|id| submit(&mut scheduler, id, ANY)).collect();
-    assert_eq!(slots, [Some(0), Some(1), Some(0), Some(1), None]);
-    assert_eq!(ends(&mut scheduler, 0, 4), Some(8), "3 waits and holds up nobody");
-    assert_eq!(ends(&mut scheduler, 0, 6), None, "a seat, but not for it");
-    assert_eq!(ends(&mut scheduler, 0, 1), Some(3));
+    assert_eq!(submit(&mut scheduler, 1, ANY), Some(0));
+    assert_eq!(submit(&mut scheduler, 2, ALONE), Some(1), "the one with the fewest");
+    assert_eq!(submit(&mut scheduler, 3, ANY), Some(0), "as the other is given none");
+    assert_eq!(submit(&mut scheduler, 4, ALONE), Some(0), "beside what overlaps");
+    assert_eq!(submit(&mut scheduler, 5, ANY), None);
+    assert_eq!(submit(&mut scheduler, 6, ALONE), None);
+    assert_eq!(ends(&mut scheduler, 0, 1), None, "a seat, but 4 holds it up");
+    assert_eq!(ends(&mut scheduler, 1, 2), Some(5));
+    assert_eq!(ends(&mut scheduler, 0, 4), Some(6));
 }
 
 #[test]
@@ -69,35 +71,24 @@ fn those_that_overlap_do_not_keep_one_that_runs_alone_waiting() {
     assert_eq!(submit(&mut scheduler, 4, ANY), None);
     assert_eq!(submit(&mut scheduler, 5, ANY), None);
     assert_eq!(ends(&mut scheduler, 0, 1), Some(3), "in order of arrival");
-    assert_eq!(ends(&mut scheduler, 0, 2), Some(4));
+    assert_eq!(ends(&mut scheduler, 0, 2), None);
+    assert_eq!(ends(&mut scheduler, 0, 3), Some(4));
+    assert_eq!(fill(&mut scheduler, 0), [5], "both have waited for it");
 }
 
 #[test]
-fn those_that_run_alone_leave_the_other_seats() {
-    let mut scheduler = idle(1, 2);
-    let slots: Vec<_> = (1..=50).map(|id| submit(&mut scheduler, id, ALONE)).collect();
-    assert_eq!((slots[0], slots[49]), (Some(0), None));
-    assert_eq!(submit(&mut scheduler, 100, ANY), Some(0), "49 wait, but not for this seat");
-    assert_eq!(submit(&mut scheduler, 101, ANY), None);
-    assert_eq!(ends(&mut scheduler, 0, 100), Some(101), "nor for this");
-    assert_eq!(ends(&mut scheduler, 0, 1), Some(2));
-}
-
-#[test]
-fn a_low_priority_that_runs_alone_has_its_turn_among_others_that_overlap() {
+fn what_overlaps_has_its_turn_among_those_that_run_alone() {
     let mut scheduler = idle(1, 2);
     let high = ranked(High);
-    assert_eq!(submit(&mut scheduler, 1, Wish { alone: true, ..high }), Some(0));
-    assert_eq!(submit(&mut scheduler, 2, high), Some(0));
-    assert_eq!(submit(&mut scheduler, 3, Wish { alone: true, ..ranked(Low) }), None);
-    let (mut alone, mut beside) = (1, 2);
-    for id in (10..).step_by(2).take(20) {
-        assert_eq!(submit(&mut scheduler, id, high), None);
-        assert_eq!(submit(&mut scheduler, id + 1, Wish { alone: true, ..high }), None);
-        beside = ends(&mut scheduler, 0, beside).unwrap();
-        alone = ends(&mut scheduler, 0, alone).unwrap();
-        if beside == 3 || alone == 3 {
-            assert!(id <= 10 + 2 * 9, "{id}");
+    let alone = Wish { alone: true, ..high };
+    assert_eq!(submit(&mut scheduler, 1, alone), Some(0));
+    assert_eq!(submit(&mut scheduler, 2, ranked(Low)), None);
+    let mut running = 1;
+    for id in (10..).take(20) {
+        assert_eq!(submit(&mut scheduler, id, alone), None);
+        running = ends(&mut scheduler, 0, running).unwrap();
+        if running == 2 {
+            assert!(id <= 10 + 9, "{id}");
             return;
         }
     }
@@ -160,13 +151,13 @@ fn one_that_has_moved_to_another_slot_is_not_taken_where_it_waited() {
 #[test]
 fn a_worker_that_is_gone_leaves_none_of_its_seats_taken() {
     let mut scheduler = idle(1, 2);
-    submit(&mut scheduler, 1, ALONE);
-    submit(&mut scheduler, 2, ANY);
+    submit(&mut scheduler, 1, ANY);
+    submit(&mut scheduler, 2, ALONE);
     scheduler.down(0, 1);
     assert_eq!(scheduler.next_deadline(), None);
     assert!(scheduler.up(0, 2, &[]));
     assert_eq!(scheduler.idle(0, 2, 1, at(0)), None, "of the earlier one");
-    assert_eq!(submit(&mut scheduler, 3, ALONE), Some(0));
-    assert_eq!(submit(&mut scheduler, 4, ANY), Some(0));
+    assert_eq!(submit(&mut scheduler, 3, ANY), Some(0));
+    assert_eq!(submit(&mut scheduler, 4, ALONE), Some(0));
     assert_eq!(submit(&mut scheduler, 5, ANY), None);
 }

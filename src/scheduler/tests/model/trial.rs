@@ -210,12 +210,6 @@ impl Trial {
         }
     }
 
-    fn fill_batch(&mut self, slot: Option<usize>) {
-        if let Some(slot) = slot {
-            self.fill(slot);
-        }
-    }
-
     fn removed(&mut self, found: Option<Removed<Token>>, expected: Option<Removed<Id>>) -> bool {
         let plain = found.as_ref().map(|found| match *found {
             Removed::Queued(ref token) => Removed::Queued(token.id),
@@ -374,9 +368,11 @@ impl Trial {
                     expected = self.model.fill(slot);
                 }
                 let decision = self.scheduler.idle(slot, epoch, id, now);
-                // Its caller asks for more only if that is one of a batch.
-                let more = self.assigned(decision, expected);
-                self.fill_batch(more);
+                self.assigned(decision, expected);
+                // As its caller does.
+                if self.scheduler.takes_more(slot) {
+                    self.fill(slot);
+                }
             }
             Step::Down { slot, stale } => {
                 let slot = slot.index(slots);
@@ -446,12 +442,8 @@ impl Trial {
             }
             assert_eq!(scheduler.is_broken(slot), worker.broken, "slot {slot}");
             assert_eq!(scheduler.slots[slot].taken, worker.seats_taken(), "slot {slot}");
-            let seats = |wish| model.has_seat(slot, wish).then_some(worker.seats_taken());
-            assert_eq!(scheduler.free.of(slot), seats(ANY));
-            if model.seats > 1 {
-                let seats = seats(Wish { alone: true, ..ANY });
-                assert_eq!(scheduler.free_alone.of(slot), seats, "slot {slot}");
-            }
+            let seats = model.has_seat(slot).then_some(worker.seats_taken());
+            assert_eq!(scheduler.free.of(slot), seats, "slot {slot}");
             assert!(worker.held.len() <= MOST.max(3), "it is given no more than it may have");
         }
         let mut busy: Vec<_> = scheduler.running.iter().map(|(&id, &slot)| (slot, id)).collect();
@@ -484,7 +476,7 @@ impl Trial {
         }
         self.drain();
         self.check();
-        assert!(self.scheduler.running.is_empty() && self.scheduler.free_alone.first().is_none());
+        assert!(self.scheduler.running.is_empty() && self.scheduler.free.first().is_none());
         self.scheduler.assert_nothing_is_gathered();
         for token in std::mem::take(&mut self.lost) {
             self.end(&token);
