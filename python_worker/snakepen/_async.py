@@ -21,16 +21,16 @@ class EventLoop:
     def __init__(self, connection: Connection, cancellation: Cancellation) -> None:
         self._connection = connection
         self._cancellation = cancellation
-        self._loop = asyncio.new_event_loop()
-        self._loop.add_reader(connection.fileno(), self._readable)
-        connection.served_by = self._loop
+        self.loop = asyncio.new_event_loop()
+        self.loop.add_reader(connection.fileno(), self._readable)
+        connection.served_by = self.loop
 
     def run(self, awaitable: Awaitable[Result]) -> Result:
         """The awaitable's result. Frames are read, and PING answered, while it waits.
 
         Tasks that a handler leaves behind go on when the next one runs.
         """
-        return self._loop.run_until_complete(self._run(awaitable))
+        return self.loop.run_until_complete(self._run(awaitable))
 
     async def _run(self, awaitable: Awaitable[Result]) -> Result:
         self._cancellation.task = asyncio.current_task()
@@ -45,7 +45,7 @@ class EventLoop:
 
     def close(self) -> None:
         """Cancels what is left, and lets it and the asynchronous generators come to their end."""
-        loop = self._loop
+        loop = self.loop
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()

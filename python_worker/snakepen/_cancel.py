@@ -14,6 +14,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+import time
 from _thread import get_ident
 
 from . import _handlers, _request
@@ -35,6 +36,9 @@ CANCEL = signal.SIGURG  # by default both are ignored: one that goes astray harm
 DUMP = signal.SIGWINCH
 END = b"\x17"
 
+_PATIENCE = 0.1
+"""Seconds that a generator's own code has to come to its next `yield`, where it is closed, before it is interrupted."""
+
 _MAX_FRAMES = 100
 _MAX_STACK = 32 * 1024
 
@@ -52,6 +56,7 @@ class Cancelled(BaseException):
 
     Handlers that are `async def` get asyncio.CancelledError instead, and so do all tasks of a loop that another handler
     runs, by `asyncio.run` for instance. Threads get nothing: they can look at `snakepen.current().cancelled`.
+    A generator is closed at its next `yield`, as by close(); it gets this if it takes more than 100 ms to come there.
     """
 
 
@@ -85,7 +90,7 @@ class shield:
 class _Case:
     """A request's cancellation, and its shields. There is none for most requests."""
 
-    __slots__ = ("by_task", "raised", "recycle", "request", "shields", "shown", "spent", "waiting")
+    __slots__ = ("by_task", "patience", "raised", "recycle", "request", "shields", "shown", "spent", "waiting")
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -94,6 +99,7 @@ class _Case:
         self.shown = False
         self.spent = False  # a request is interrupted once, in whichever way
         self.by_task = False
+        self.patience: float | None = None  # a generator is interrupted after this
         self.raised: Cancelled | None = None
         self.recycle = False
 
@@ -109,6 +115,7 @@ class Cancellation:
         "_reuse",
         "awaiting",
         "case",
+        "driver",
         "floor",
         "request",
         "task",
@@ -132,6 +139,8 @@ class Cancellation:
         """The running request's, if it has one."""
         self.floor: CodeType | None = None
         """The code that calls handlers."""
+        self.driver: CodeType | None = None
+        """The code that runs generators."""
 
     def install(self) -> None:
         """Before any code of the user's, which may replace all of it."""
@@ -162,6 +171,24 @@ class Cancellation:
         """Closes the case. Whether the worker is to be replaced: an exception at any point can leave a lock held."""
         case, self.case = self.case, None
         return case is not None and case.recycle and not self._reuse
+
+    # Generators
+
+    def is_shielded(self, request: Request) -> bool:
+        """Whether the request is not to be ended yet."""
+        case = self.case
+        if case is None or case.request is not request or not case.shields:
+            return False
+        case.waiting = True
+        return True
+
+    def close(self, request: Request) -> None:
+        """Its generator is being closed: that is its interruption, and there is no other."""
+        self._find(request).spent = True
+
+    def spoil(self, request: Request) -> None:
+        """Nobody knows what the request has left half done."""
+        self._find(request).recycle = True
 
     # Shields
 
@@ -196,7 +223,7 @@ class Cancellation:
         case = self._find(request)
         if not case.shown:
             case.shown = True
-            self._show(frame)
+            self._show(request, frame)
         if self.request is request:
             error = self._interrupt(case, frame, soon=True)
             if error is not None:
@@ -226,7 +253,7 @@ class Cancellation:
             else:
                 self._cancel_tasks(case.request, loop)
             return None
-        if self._is_unfit(case.request, frame):
+        if self._is_unfit(case.request, frame) or self._has_patience(case):
             return None
         case.spent = case.recycle = True
         case.raised = Cancelled("the caller no longer waits for this request")
@@ -242,12 +269,22 @@ class Cancellation:
         for task in sys.modules["asyncio"].all_tasks(loop):
             task.cancel()
 
+    def _has_patience(self, case: _Case) -> bool:
+        if case.request._generator is None:
+            return False
+        now = time.monotonic()
+        if case.patience is None:
+            case.patience = now + _PATIENCE
+        return now < case.patience
+
     def _is_unfit(self, request: Request, frame: FrameType | None) -> bool:
         """Whether it would be lost if raised in this frame (in a finalizer), or do lasting harm: in an import, or in
         this package, which may be in the middle of a frame to Rust."""
         at = frame
         while at is not None:
             code = at.f_code
+            if code is self.driver:
+                return at is frame
             if code is self.floor:
                 # Right there only a function without frames can be at work. An `async def` has returned, or is about to
                 # be called: interrupted here, its coroutine would never be awaited.
@@ -272,10 +309,17 @@ class Cancellation:
 
     # The stack
 
-    def _show(self, frame: FrameType | None) -> None:
+    def _show(self, request: Request, frame: FrameType | None) -> None:
         lines = ["Stack (most recent call first):\n"]
+        running: set[FrameType] = set()
+        at = frame
+        while at is not None:
+            running.add(at)
+            at = at.f_back
+        if request._generator is not None:
+            lines += _awaited(request._generator, running)
         if self.task is not None:
-            lines += _awaited(self.task.get_coro())
+            lines += _awaited(self.task.get_coro(), running)
         at = frame
         while at is not None and at.f_code is not self.floor:
             if len(lines) > _MAX_FRAMES:
@@ -299,15 +343,16 @@ def _line(frame: FrameType) -> str:
     return f'  File "{ascii(code.co_filename)[1:-1]}", line {frame.f_lineno} in {ascii(code.co_name)[1:-1]}\n'
 
 
-def _awaited(coroutine: Any) -> list[str]:
-    """Where a suspended coroutine waits: the thread's stack doesn't have it."""
+def _awaited(coroutine: Any, running: set[FrameType]) -> list[str]:
+    """Where a suspended coroutine or generator waits: the thread's stack doesn't have it."""
     frames: list[FrameType] = []
     while coroutine is not None and len(frames) < _MAX_FRAMES // 2:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if frame is None or getattr(coroutine, "cr_running", False):
+        kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(coroutine, f"{kind}_frame")), None)
+        frame = getattr(coroutine, f"{kind}_frame", None)
+        if frame is None or frame in running:
             break
         frames.append(frame)
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+        coroutine = getattr(coroutine, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
     return [_line(frame) for frame in reversed(frames) if not frame.f_code.co_filename.startswith(_HERE)]
 
 

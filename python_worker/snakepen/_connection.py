@@ -9,7 +9,7 @@ from itertools import count
 
 from . import _wire
 from ._request import running
-from ._wire import CALL, CANCEL, EXIT, PING, REPLY, Decoder, Frame, ProtocolError
+from ._wire import CALL, CANCEL, CREDIT, EXIT, INPUT, PING, REPLY, Decoder, Frame, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._request import Request
+    from ._stream import Exchange
 else:
     from _collections import deque
 
@@ -109,7 +110,10 @@ class Connection:
         """Rust answers questions."""
         self._outgoing: deque[bytes | tuple[bytes, bytes]] = deque()
         self._sending: Any = RLock()
-        self._leaving = False
+        self.leaving = False
+        """Rust has asked the worker to leave, and grants no more credit."""
+        self.exchanges: dict[int, Exchange] = {}
+        """What goes to and fro beside the requests that are at work, by their ids."""
         self.max_frame = max_frame
         self.running: Request | None = None
         self.abandoned = False
@@ -132,13 +136,13 @@ class Connection:
         """Waits for a call; None once Rust has asked to leave and no call is left."""
         calls = self._calls
         while not calls:
-            if self._leaving:
+            if self.leaving:
                 return None
             if not self._receiving.acquire(False):
                 self._receive_or_sleep(self._main)
                 continue
             try:
-                if not calls and not self._leaving:  # whoever had the place before may have received it just now
+                if not calls and not self.leaving:  # whoever had the place before may have received it just now
                     self._receive(0)
             finally:
                 self._receiving.release()
@@ -167,7 +171,7 @@ class Connection:
                     waiter.sleep()
                 # Whoever had the place before may have received what this one waits for.
                 elif waiter is self._main:
-                    if not self._calls and not self._leaving:
+                    if not self._calls and not self.leaving:
                         self._receive(0)
                 elif waiter.frame is None:
                     # A signal handler of the user's may raise while this waits: nothing is lost then.
@@ -221,17 +225,27 @@ class Connection:
             if waiter is None:
                 raise ProtocolError("unexpected_reply", f"a reply to {frame.id}, which isn't waited for")
             waiter.deliver(frame)
+        elif kind in (CREDIT, INPUT):
+            exchange = self.exchanges.get(frame.id)
+            if exchange is not None:  # else its answer and this frame have crossed
+                exchange.deliver(frame)
         elif kind == PING:
             self.send(_wire.PONG, frame.id)
         elif kind == CANCEL:
-            self._cancel(frame.id)
+            self._cancel(frame)
         elif kind == EXIT:
-            self._leaving = True
+            self.leaving = True
             self._main.wake()
+            for exchange in tuple(self.exchanges.values()):
+                exchange.wake(frame)
 
-    def _cancel(self, id: int) -> None:
+    def _cancel(self, frame: Frame) -> None:
+        id = frame.id
         if self.running is not None and self.running.id == id:
             self.running.cancelled = True
+            exchange = self.exchanges.get(id)
+            if exchange is not None:
+                exchange.wake(frame)
             return
         for call in self._calls:
             if call.id == id:
@@ -244,10 +258,14 @@ class Connection:
 
     def ask(self, name: bytes, json: bytes, buffers: Sequence[bytes | memoryview] = ()) -> Frame:
         """Asks Rust, and waits for the reply."""
-        if self._receiving._is_owned() or self._sending._is_owned():
-            raise RuntimeError("a signal handler or finalizer can't wait for Rust while its thread sends or receives")
+        self._check_can_wait()
         waiter = Waiter()
         self._ask(waiter, name, json, buffers)
+        return self.wait(waiter)
+
+    def wait(self, waiter: Waiter) -> Frame:
+        """Waits until the waiter has a frame; PING is answered meanwhile, and other threads get what they wait for."""
+        self._check_can_wait()
         while waiter.frame is None:
             try:
                 self._receive_or_sleep(waiter)
@@ -260,6 +278,10 @@ class Connection:
 
                 leave_for_good(error, self)
         return waiter.frame
+
+    def _check_can_wait(self) -> None:
+        if self._receiving._is_owned() or self._sending._is_owned():
+            raise RuntimeError("a signal handler or finalizer can't wait for Rust while its thread sends or receives")
 
     def ask_from(
         self, loop: AbstractEventLoop, name: bytes, json: bytes, buffers: Sequence[bytes | memoryview] = ()

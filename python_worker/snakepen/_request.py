@@ -7,6 +7,12 @@ import time
 # `contextvars` only re-exports it; a worker's start is counted in single milliseconds.
 from _contextvars import ContextVar
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._progress import Watch
+
 
 class Place:
     """Where a worker stands: the same for every request that it serves."""
@@ -23,7 +29,7 @@ class Place:
 class Request:
     """One call from Rust. Obtained from `snakepen.current()`."""
 
-    __slots__ = ("_deadline_ns", "_place", "cancelled", "handler", "id", "session")
+    __slots__ = ("_deadline_ns", "_generator", "_place", "_progress", "cancelled", "handler", "id", "session")
 
     id: int
     """The request's number, unique within its pool."""
@@ -46,6 +52,8 @@ class Request:
         self.cancelled = False
         self._deadline_ns = deadline_ns
         self._place = place
+        self._generator: Any = None  # what the handler has returned, while it runs
+        self._progress: Watch | None = None  # the caller watches
 
     @property
     def deadline(self) -> float | None:

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{FLAG_BUFFERS, FLAG_RECYCLE, HEADER, Kind};
+use super::{FLAG_BUFFERS, FLAG_RECYCLE, FLAG_STREAM, FLAG_WATCH, HEADER, Kind};
 
 /// The most raw buffers beside one JSON: a table of empty ones would cost ten times its length in memory.
 const MAX_BUFFERS: usize = 65_535;
@@ -51,7 +51,7 @@ pub(crate) struct Frame {
     pub(crate) flags: u8,
     /// Request id, or token.
     pub(crate) id: u64,
-    /// Per kind: the deadline of a CALL, the version in READY, the level in LOG.
+    /// Per kind: the deadline of a CALL, the version in READY, the level in LOG, the number of an ITEM.
     pub(crate) arg: u64,
     name: Bytes,
     /// The JSON text, unchecked; empty for nothing.
@@ -164,7 +164,7 @@ impl Decoder {
         if kind.direction() != self.direction {
             return Err(ProtocolError::WrongDirection(kind));
         }
-        let reserved = flags & !(FLAG_BUFFERS | FLAG_RECYCLE);
+        let reserved = flags & !(FLAG_BUFFERS | FLAG_RECYCLE | FLAG_STREAM | FLAG_WATCH);
         if reserved != 0 {
             return Err(ProtocolError::ReservedFlags(reserved));
         }

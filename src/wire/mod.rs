@@ -25,6 +25,12 @@ pub(crate) const FLAG_BUFFERS: u8 = 0x01;
 /// The worker asks to be replaced after this answer.
 pub(crate) const FLAG_RECYCLE: u8 = 0x02;
 
+/// The caller takes the items of a generator one by one.
+pub(crate) const FLAG_STREAM: u8 = 0x04;
+
+/// The caller watches the progress of its handler.
+pub(crate) const FLAG_WATCH: u8 = 0x10;
+
 /// What a frame is. The numbers are the wire's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -34,6 +40,8 @@ pub(crate) enum Kind {
     Ping = 3,
     Exit = 4,
     Reply = 5,
+    Credit = 7,
+    Input = 8,
     Ready = 65,
     Failed = 66,
     Result = 67,
@@ -41,6 +49,9 @@ pub(crate) enum Kind {
     Pong = 69,
     Log = 70,
     Ask = 71,
+    Item = 72,
+    Progress = 73,
+    Want = 74,
 }
 
 impl Kind {
@@ -51,6 +62,8 @@ impl Kind {
             3 => Kind::Ping,
             4 => Kind::Exit,
             5 => Kind::Reply,
+            7 => Kind::Credit,
+            8 => Kind::Input,
             65 => Kind::Ready,
             66 => Kind::Failed,
             67 => Kind::Result,
@@ -58,6 +71,9 @@ impl Kind {
             69 => Kind::Pong,
             70 => Kind::Log,
             71 => Kind::Ask,
+            72 => Kind::Item,
+            73 => Kind::Progress,
+            74 => Kind::Want,
             _ => return None,
         })
     }
