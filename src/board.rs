@@ -29,8 +29,8 @@ pub(crate) struct SlotView {
     pub(crate) epoch: u64,
     /// Set while its worker can take calls or is running one.
     pub(crate) link: Option<Link>,
-    /// The id and the deadline of the call that it holds.
-    pub(crate) running: Option<(u64, Instant)>,
+    /// The ids and the deadlines of the calls that it holds.
+    pub(crate) running: Vec<(u64, Instant)>,
     /// Why its last start failed, until one succeeds.
     pub(crate) broken: Option<Arc<StartError>>,
 }
@@ -65,6 +65,8 @@ pub(crate) struct Board {
 
 #[derive(Debug)]
 struct Inner {
+    /// Calls that a worker runs at once.
+    concurrency: usize,
     queued: usize,
     busy: usize,
     submitted: u64,
@@ -96,18 +98,21 @@ struct Slot {
     last_error: Option<String>,
     broken: Option<Arc<StartError>>,
     link: Option<Link>,
-    running: Option<(u64, Instant)>,
+    running: Vec<(u64, Instant)>,
     /// Its next worker is the first one, again perhaps.
     new: bool,
     /// It has had a worker that was ready, since it was taken into use.
     proven: bool,
     /// Ports whose process is not known to be gone.
     ports: usize,
+    /// The ways to earlier incarnations that finish their calls, with their epochs.
+    draining: Vec<(u64, Link)>,
 }
 
 impl Board {
-    pub(crate) fn new(slots: usize) -> Self {
+    pub(crate) fn new(slots: usize, concurrency: usize) -> Self {
         let inner = Inner {
+            concurrency,
             queued: 0,
             busy: 0,
             submitted: 0,
@@ -140,10 +145,10 @@ impl Board {
 
     // === Calls; only a ticket changes these, so each call is counted once ===
 
-    /// Admits a call, unless `limit` calls wait already beside one for each slot.
+    /// Admits a call, unless `limit` calls wait already beside those that the workers can run.
     pub(crate) fn admit(&self, limit: usize) -> bool {
         let mut inner = self.lock();
-        if inner.queued + inner.busy >= limit.saturating_add(inner.size) {
+        if inner.queued + inner.busy >= limit.saturating_add(inner.size * inner.concurrency) {
             inner.rejected += 1;
             return false;
         }
@@ -162,7 +167,7 @@ impl Board {
         let slot = &mut inner.slots[held.slot];
         if slot.epoch == held.epoch {
             slot.state = WorkerState::Busy;
-            slot.running = Some((held.id, deadline));
+            slot.running.push((held.id, deadline));
         }
     }
 
@@ -226,7 +231,7 @@ impl Board {
         slot.served = 0;
         slot.ready = None;
         slot.link = None;
-        slot.running = None;
+        slot.running.clear();
         slot.epoch
     }
 
@@ -264,7 +269,7 @@ impl Board {
         held.proven = true;
         if replaces {
             held.served = 0;
-            held.running = None;
+            held.running.clear();
         }
         inner.restarts += u64::from(replaces);
         self.news.notify_waiters();
@@ -285,7 +290,7 @@ impl Board {
         let mut inner = self.lock();
         let now = inner.queued + inner.busy;
         // Also with a call that was given up, and that Python has yet to end.
-        let holds = |slot: &Slot| slot.running.is_some();
+        let holds = |slot: &Slot| !slot.running.is_empty();
         let slots = &inner.slots[..inner.size];
         Load {
             size: inner.size,
@@ -298,14 +303,20 @@ impl Board {
     }
 
     pub(crate) fn is_busy(&self, slot: usize) -> bool {
-        self.lock().slots[slot].running.is_some()
+        !self.lock().slots[slot].running.is_empty()
+    }
+
+    /// An incarnation finishes its calls beside the one that takes over.
+    pub(crate) fn draining(&self, slot: usize, epoch: u64, link: &Link) {
+        self.lock().slots[slot].draining.push((epoch, link.clone()));
+        self.stopping(slot, epoch);
     }
 
     /// The worker takes no more calls.
     pub(crate) fn stopping(&self, slot: usize, epoch: u64) {
         self.with(slot, epoch, |slot| {
             if slot.state == WorkerState::Cancelling {
-                slot.running = None;
+                slot.running.clear();
             }
             if slot.state != WorkerState::Busy {
                 slot.state = WorkerState::Stopping;
@@ -317,6 +328,7 @@ impl Board {
     /// The worker's process is gone; returns how long it had been ready.
     pub(crate) fn down(&self, slot: usize, epoch: u64, reason: Option<String>) -> Option<Duration> {
         let mut uptime = None;
+        self.lock().slots[slot].draining.retain(|&(draining, _)| draining != epoch);
         self.with(slot, epoch, |slot| {
             if slot.state != WorkerState::Busy {
                 slot.state = WorkerState::Down;
@@ -372,13 +384,16 @@ impl Inner {
         if slot.epoch != held.epoch {
             return;
         }
-        if slot.running.is_some_and(|(running, _)| running == held.id) {
+        let holds = slot.running.iter().position(|&(running, _)| running == held.id);
+        if let Some(at) = holds {
             // One that is being cancelled is not free yet, whoever takes over the queue.
             if after != WorkerState::Cancelling || slot.link.is_none() {
-                slot.running = None;
+                slot.running.swap_remove(at);
             }
+            let others = slot.running.iter().any(|&(running, _)| running != held.id);
             // A slot that is going down already stays on its way.
             slot.state = match (slot.link.is_some(), slot.pid.is_some()) {
+                (true, _) if others => WorkerState::Busy,
                 (true, _) => after,
                 (false, true) => WorkerState::Stopping,
                 (false, false) => WorkerState::Down,

@@ -492,7 +492,7 @@ impl Drop for Waiting {
 fn cancel(shared: &Shared, id: u64, why: Why) {
     if !shared.dispatcher(|dispatcher| dispatcher.cancel(id, why)).unwrap_or(false) {
         // It has ended, or a worker has it that the queue's owner does not know yet.
-        if let Some(link) = shared.board.link_of(id) {
+        for link in shared.board.links_of(id) {
             let _ = link.send(Command::Cancel(id, why));
         }
     }

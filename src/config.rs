@@ -59,6 +59,8 @@ pub(crate) struct WorkerLimits {
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     pub(crate) queue: usize,
+    /// Calls that a worker runs at once.
+    pub(crate) concurrency: usize,
     pub(crate) call_timeout: Duration,
     pub(crate) retries: u32,
     pub(crate) circuit_threshold: u32,
@@ -104,6 +106,7 @@ impl Builder {
             fresh_interpreter: false,
             limits: Limits {
                 queue: 1024,
+                concurrency: 1,
                 call_timeout: Duration::from_secs(60),
                 retries: 2,
                 circuit_threshold: 20,
@@ -248,6 +251,21 @@ impl Builder {
     /// cancelled.
     pub fn cancel_grace(mut self, grace: Duration) -> Self {
         self.limits.cancel_grace = grace;
+        self
+    }
+
+    /// How many calls of `async def` handlers one worker runs at once, from 1 to 256: they overlap in its event loop where
+    /// they wait, for a language model or a database. Default: 1, a worker has one call at a time.
+    ///
+    /// Plain handlers stay one at a time in each worker, and while one runs, so does nothing else in its process: the `async
+    /// def` ones beside it go on afterwards. A call goes to the worker that holds the fewest. A worker that is replaced
+    /// finishes the calls that it holds, beside its successor.
+    ///
+    /// Each call has its own deadline and is cancelled by itself. Where the event loop does not come to it within
+    /// [`cancel_grace`](Builder::cancel_grace), because some handler blocks it, the process is killed, and the calls beside
+    /// it end with [`Ended::Collateral`](crate::Ended::Collateral).
+    pub fn concurrency(mut self, calls: usize) -> Self {
+        self.limits.concurrency = calls;
         self
     }
 

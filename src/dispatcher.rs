@@ -45,7 +45,7 @@ pub(crate) enum Submitted {
 impl Dispatcher {
     /// It knows all slots that have ever been: news comes before it has read the board, also of one that is being retired.
     pub(crate) fn new(board: &Board) -> Self {
-        let mut scheduler = Scheduler::new(board.active());
+        let mut scheduler = Scheduler::new(board.active(), board.concurrency());
         let known = board.known();
         scheduler.know(known);
         Self(Mutex::new(Some(Open {
@@ -82,7 +82,7 @@ impl Dispatcher {
             return Submitted::Done;
         };
         let (id, deadline, wish) = (request.ticket.id, request.ticket.deadline, request.wish);
-        let assigned = open.scheduler.submit(id, deadline, wish, request);
+        let assigned = open.scheduler.submit(id, deadline, wish, now, request);
         let submitted = open.submitted();
         let Some(assigned) = assigned else {
             board.tell_call_waits();
@@ -122,7 +122,7 @@ impl Dispatcher {
             return Submitted::Done;
         };
         let (id, deadline, wish) = (request.ticket.id, request.ticket.deadline, request.wish);
-        let assigned = open.scheduler.resubmit(id, deadline, wish, request);
+        let assigned = open.scheduler.resubmit(id, deadline, wish, now, request);
         open.dispatch(assigned, now);
         open.submitted()
     }
@@ -147,7 +147,7 @@ impl Dispatcher {
 
     /// The worker of a slot takes calls.
     pub(crate) fn up(&self, slot: usize, epoch: u64, link: Link) {
-        self.open(|open| open.up(slot, epoch, link, None, Instant::now()));
+        self.open(|open| open.up(slot, epoch, link, &[], Instant::now()));
     }
 
     /// A worker has ended request `id`; returns its next one.
@@ -155,9 +155,12 @@ impl Dispatcher {
         self.open(|open| {
             let now = Instant::now();
             open.expire(now);
-            let next = open.scheduler.idle(slot, epoch, id);
+            let next = open.scheduler.idle(slot, epoch, id, now);
             let Assignment { mut request, .. } = open.allowed(next, now)?;
             request.ticket.assign(slot, epoch, now);
+            if request.wish.batch.is_some() {
+                open.fill(slot, now);
+            }
             Some(request)
         })?
     }
@@ -197,7 +200,7 @@ impl Dispatcher {
             open.resize(board, now);
             for (slot, view) in board.slots().into_iter().enumerate() {
                 if let Some(link) = view.link {
-                    open.up(slot, view.epoch, link, view.running, now);
+                    open.up(slot, view.epoch, link, &view.running, now);
                 } else if let Some(error) = view.broken {
                     open.broken(slot, &error);
                 }
@@ -252,7 +255,7 @@ impl Open {
             request.ticket.answer(Err(Error::Start(error)), WorkerState::Down);
             return None;
         }
-        self.admit(request)
+        self.admit(request, now)
     }
 
     /// Answers a request whose slot is not in use any more, unless it has a key, which belongs to another one now; gives
@@ -272,9 +275,9 @@ impl Open {
     }
 
     /// Answers a request that does not wait for its worker, where it would have to; gives any other back.
-    fn admit(&self, request: Box<Request>) -> Option<Box<Request>> {
+    fn admit(&self, request: Box<Request>, now: Instant) -> Option<Box<Request>> {
         match request.wish.place {
-            Place::Now(slot) if !self.scheduler.is_idle(slot) => {
+            Place::Now(slot) if !self.scheduler.is_free(slot, request.wish, now) => {
                 request.refuse(slot);
                 None
             }
@@ -315,7 +318,14 @@ impl Open {
             if let Some(request) = request.unless_circuit_open(now) {
                 return Some(Assignment { slot, epoch, request });
             }
-            next = self.scheduler.idle(slot, epoch, id);
+            next = self.scheduler.idle(slot, epoch, id, now);
+        }
+    }
+
+    /// Gives the slot's worker as many requests as it takes.
+    fn fill(&mut self, slot: usize, now: Instant) {
+        while let Some(next) = self.scheduler.fill(slot, now) {
+            self.dispatch(Some(next), now);
         }
     }
 
@@ -332,9 +342,9 @@ impl Open {
                 request.ticket.unassign(WorkerState::Stopping);
                 self.scheduler.down(slot, epoch);
                 let Some(request) = self.placed(request) else { return };
-                let Some(request) = self.admit(request) else { return };
+                let Some(request) = self.admit(request, now) else { return };
                 let (id, deadline) = (request.ticket.id, request.ticket.deadline);
-                next = self.scheduler.resubmit(id, deadline, request.wish, request);
+                next = self.scheduler.resubmit(id, deadline, request.wish, now, request);
             }
         }
     }
@@ -344,19 +354,19 @@ impl Open {
         slot: usize,
         epoch: u64,
         link: Link,
-        running: Option<(u64, Instant)>,
+        running: &[(u64, Instant)],
         now: Instant,
     ) {
         // The board knows more than this one, which is about to read it; or the worker is to leave.
-        if slot >= self.links.len() || (self.scheduler.is_closed(slot) && running.is_none()) {
+        if slot >= self.links.len() || (self.scheduler.is_closed(slot) && running.is_empty()) {
             return;
         }
         if self.links[slot].as_ref().is_some_and(|(held, _)| *held >= epoch) {
             return;
         }
         self.links[slot] = Some((epoch, link));
-        let next = self.scheduler.up(slot, epoch, running);
-        self.dispatch(next, now);
+        self.scheduler.up(slot, epoch, running);
+        self.fill(slot, now);
     }
 
     fn resize(&mut self, board: &Board, now: Instant) {
@@ -366,7 +376,7 @@ impl Open {
         for request in self.scheduler.resize(board.active()) {
             let Some(request) = self.placed(request) else { continue };
             let (id, deadline, wish) = (request.ticket.id, request.ticket.deadline, request.wish);
-            let assigned = self.scheduler.submit(id, deadline, wish, request);
+            let assigned = self.scheduler.submit(id, deadline, wish, now, request);
             self.dispatch(assigned, now);
         }
         // Those that could be started may be gone.

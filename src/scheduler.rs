@@ -5,8 +5,12 @@
 //! epoch, changes nothing. Of the slots that it knows, the first so many are open: the others are given nothing, and
 //! finish what they hold.
 //!
-//! Invariant: while a worker is idle, nothing that it could run is queued.
+//! A worker has so many *seats*. A request takes one; requests of one *batch* share one. One that runs *alone* takes a seat
+//! of a worker that has no other such request. Where several workers are free, the one with the fewest seats taken is next.
+//!
+//! Invariant: while a worker has a seat for it, nothing that it could run is queued.
 
+mod batch;
 mod place;
 mod priority;
 
@@ -15,6 +19,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
+pub(crate) use batch::Batch;
+use batch::{Batches, Gathering};
 pub(crate) use place::{Place, Wish};
 pub use priority::Priority;
 use priority::Turns;
@@ -72,30 +78,44 @@ struct Queued<R> {
     order: i64,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Worker {
-    /// No worker takes calls here.
-    #[default]
-    Absent,
-    Idle,
-    Busy {
-        id: Id,
-        deadline: Instant,
-    },
+/// A request that a worker has.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    id: Id,
+    deadline: Instant,
+    alone: bool,
+    /// Those of one batch have the same.
+    seat: u64,
 }
 
-/// Queues by rank of priority. Ids that are no longer in [`Scheduler::queued`] are passed over.
-type Queues = [VecDeque<Id>; Priority::COUNT];
+/// The most requests that a worker has, batches included.
+pub(crate) const MAX_HELD: usize = 256;
+
+/// Queues by rank of priority, of requests that run beside others, and of those that run alone. Ids that are no longer in
+/// [`Scheduler::queued`] are passed over.
+type Queues = [[VecDeque<Id>; Priority::COUNT]; 2];
 
 #[derive(Debug, Default)]
 struct Slot {
     epoch: u64,
-    worker: Worker,
+    /// Its worker takes requests.
+    up: bool,
+    held: Vec<Held>,
+    /// How many seats are taken.
+    taken: usize,
+    /// The batch that more may join.
+    gathering: Option<Gathering>,
     /// Requests for this slot alone.
     queues: Queues,
     turns: Turns,
     /// The last start failed.
     broken: bool,
+}
+
+impl Slot {
+    fn runs_alone(&self) -> bool {
+        self.held.iter().any(|held| held.alone)
+    }
 }
 
 #[derive(Debug)]
@@ -104,7 +124,12 @@ pub(crate) struct Scheduler<R> {
     slots: Vec<Slot>,
     /// How many of them are open.
     open: usize,
-    idle: BTreeSet<usize>,
+    /// The seats of each.
+    seats: usize,
+    /// The workers with a free seat, as (seats taken, slot).
+    free: BTreeSet<(usize, usize)>,
+    /// Likewise, those that have nothing that runs alone; kept only where there is more than one seat.
+    free_alone: BTreeSet<(usize, usize)>,
     broken: usize,
     /// Requests for any slot.
     queues: Queues,
@@ -112,21 +137,27 @@ pub(crate) struct Scheduler<R> {
     /// The deadlines of all requests, queued and running.
     deadlines: BTreeSet<(Instant, Id)>,
     running: HashMap<Id, usize, ByNumber>,
+    batches: Batches,
+    next_seat: u64,
     next_order: i64,
     next_front: i64,
 }
 
 impl<R> Scheduler<R> {
-    pub(crate) fn new(slots: usize) -> Self {
+    pub(crate) fn new(slots: usize, seats: usize) -> Self {
         Self {
             slots: (0..slots).map(|_| Slot::default()).collect(),
             open: slots,
-            idle: BTreeSet::new(),
+            seats,
+            free: BTreeSet::new(),
+            free_alone: BTreeSet::new(),
             broken: 0,
             queues: Queues::default(),
             queued: HashMap::default(),
             deadlines: BTreeSet::new(),
             running: HashMap::default(),
+            batches: Batches::default(),
+            next_seat: 1,
             next_order: 0,
             next_front: -1,
         }
@@ -134,44 +165,56 @@ impl<R> Scheduler<R> {
 
     // === Requests ===
 
-    /// A request arrives; it is assigned at once if a worker that may run it is idle.
+    /// A request arrives; it is assigned at once if a worker has a seat for it.
     pub(crate) fn submit(
         &mut self,
         id: Id,
         deadline: Instant,
         wish: Wish,
+        now: Instant,
         request: R,
     ) -> Option<Assignment<R>> {
         let order = self.next_order;
         self.next_order += 1;
-        self.add(id, Queued { request, deadline, wish, order }, VecDeque::push_back)
+        self.add(id, Queued { request, deadline, wish, order }, now, VecDeque::push_back)
     }
 
-    /// A request that was assigned, and certainly not started, comes back; it is the next of its priority to run.
+    /// A request that was assigned, and certainly not started, comes back, as its worker takes no more; it is the next of
+    /// its priority to run.
     pub(crate) fn resubmit(
         &mut self,
         id: Id,
         deadline: Instant,
         wish: Wish,
+        now: Instant,
         request: R,
     ) -> Option<Assignment<R>> {
-        self.forget_running(id);
+        if let Some(slot) = self.release(id) {
+            self.change(slot, |slot| slot.up = false);
+        }
         let order = self.next_front;
         self.next_front -= 1;
-        self.add(id, Queued { request, deadline, wish, order }, VecDeque::push_front)
+        self.add(id, Queued { request, deadline, wish, order }, now, VecDeque::push_front)
     }
 
     fn add(
         &mut self,
         id: Id,
         queued: Queued<R>,
-        push: impl FnOnce(&mut VecDeque<Id>, Id),
+        now: Instant,
+        push: fn(&mut VecDeque<Id>, Id),
     ) -> Option<Assignment<R>> {
         self.deadlines.insert((queued.deadline, id));
-        if let Some(free) = self.idle_for(queued.wish.place) {
-            return Some(self.assign(free, id, queued));
+        if let Some(batch) = queued.wish.batch
+            && let Some(slot) = self.gathers(batch, queued.wish.place, now)
+        {
+            return Some(self.join(slot, id, queued));
+        }
+        if let Some(free) = self.free_for(queued.wish) {
+            return Some(self.assign(free, id, queued, now));
         }
         push(Self::queue(queued.wish, &mut self.slots, &mut self.queues), id);
+        self.batches.wait(id, queued.wish, push);
         self.queued.insert(id, queued);
         None
     }
@@ -206,6 +249,7 @@ impl<R> Scheduler<R> {
         let Self { queues, queued, .. } = self;
         let orders = queues
             .iter_mut()
+            .flatten()
             .filter_map(|queue| Some((Self::head(queue, queued)?, *queue.front()?)));
         let (_, id) = orders.min()?;
         self.queued.get(&id).map(|queued| &queued.request)
@@ -230,41 +274,45 @@ impl<R> Scheduler<R> {
     // === Workers ===
 
     /// The worker of a slot takes calls from now on; `running` is what it holds already, where this scheduler
-    /// takes over from an earlier one.
-    pub(crate) fn up(
-        &mut self,
-        slot: usize,
-        epoch: u64,
-        running: Option<(Id, Instant)>,
-    ) -> Option<Assignment<R>> {
-        let closed = self.is_closed(slot) && running.is_none();
+    /// takes over from an earlier one. What it takes now, [`Scheduler::fill`] says.
+    pub(crate) fn up(&mut self, slot: usize, epoch: u64, running: &[(Id, Instant)]) -> bool {
+        let closed = self.is_closed(slot) && running.is_empty();
         if closed || epoch <= self.slots[slot].epoch {
-            return None;
+            return false;
         }
         self.vacate(slot);
         self.set_broken(slot, false);
         self.slots[slot].epoch = epoch;
-        match running {
-            Some((id, deadline)) => {
-                self.slots[slot].worker = Worker::Busy { id, deadline };
-                self.running.insert(id, slot);
-                self.deadlines.insert((deadline, id));
-                None
-            }
-            None => self.becomes_idle(slot),
+        for &(id, deadline) in running {
+            self.running.insert(id, slot);
+            self.deadlines.insert((deadline, id));
+            let seat = self.next_seat;
+            self.next_seat += 1;
+            let state = &mut self.slots[slot];
+            state.held.push(Held { id, deadline, alone: false, seat });
+            state.taken += 1;
         }
+        self.change(slot, |slot| slot.up = true);
+        true
     }
 
-    /// The worker has ended request `id`.
-    pub(crate) fn idle(&mut self, slot: usize, epoch: u64, id: Id) -> Option<Assignment<R>> {
-        let state = &self.slots[slot];
-        if state.epoch != epoch
-            || !matches!(state.worker, Worker::Busy { id: held, .. } if held == id)
-        {
+    /// The worker has ended request `id`; what it takes next.
+    pub(crate) fn idle(
+        &mut self,
+        slot: usize,
+        epoch: u64,
+        id: Id,
+        now: Instant,
+    ) -> Option<Assignment<R>> {
+        if self.slots[slot].epoch != epoch || self.running.get(&id) != Some(&slot) {
             return None;
         }
-        self.vacate(slot);
-        self.becomes_idle(slot)
+        self.release(id);
+        if self.is_closed(slot) {
+            // It leaves, now or when it has ended the others.
+            self.change(slot, |slot| slot.up &= !slot.held.is_empty());
+        }
+        self.fill(slot, now)
     }
 
     /// The worker takes no more calls.
@@ -272,6 +320,40 @@ impl<R> Scheduler<R> {
         if self.slots[slot].epoch == epoch {
             self.vacate(slot);
         }
+    }
+
+    /// The next request that the slot's worker takes now, if it has a seat for one: the oldest that it may run, of the
+    /// priority whose turn it is; before that, one that joins the batch that is gathered there.
+    pub(crate) fn fill(&mut self, slot: usize, now: Instant) -> Option<Assignment<R>> {
+        if let Some(next) = self.fill_batch(slot) {
+            return Some(next);
+        }
+        if !self.free.contains(&(self.slots[slot].taken, slot)) {
+            return None;
+        }
+        let alone = self.seats == 1 || !self.slots[slot].runs_alone();
+        let Self { slots, queues, queued, .. } = self;
+        let state = &mut slots[slot];
+        let kinds = if alone { 2 } else { 1 };
+        // By rank of priority, the queue with the oldest head.
+        let mut oldest: [Option<(i64, &mut VecDeque<Id>)>; Priority::COUNT] = [const { None }; _];
+        let both = state.queues.iter_mut().take(kinds).chain(queues.iter_mut().take(kinds));
+        for of_kind in both {
+            for (rank, queue) in of_kind.iter_mut().enumerate() {
+                if let Some(order) = Self::head(queue, queued)
+                    && oldest[rank].as_ref().is_none_or(|(oldest, _)| order < *oldest)
+                {
+                    oldest[rank] = Some((order, queue));
+                }
+            }
+        }
+        let waiting = array::from_fn(|rank| oldest[rank].is_some());
+        let next = state.turns.next(waiting)?;
+        let (_, queue) = oldest[next].take()?;
+        let id = queue.pop_front()?;
+        let queued = self.queued.remove(&id)?;
+        self.batches.tidy(queued.wish, &self.queued);
+        Some(self.assign(slot, id, queued, now))
     }
 
     /// The slot's worker cannot be started. Returns the requests that now can't run: those for this slot, or all
@@ -300,12 +382,16 @@ impl<R> Scheduler<R> {
     pub(crate) fn resize(&mut self, open: usize) -> Vec<R> {
         self.know(open);
         for slot in open..self.open {
-            if self.is_idle(slot) {
+            if self.slots[slot].held.is_empty() {
                 self.vacate(slot);
             }
             self.set_broken(slot, false);
         }
+        let (less, more) = (open.min(self.open), open.max(self.open));
         self.open = open;
+        for slot in less..more {
+            self.change(slot, |_| {});
+        }
         self.drain_where(|queued| queued.wish.place.bound().is_some_and(|slot| slot >= open))
     }
 
@@ -328,44 +414,105 @@ impl<R> Scheduler<R> {
         self.slots[slot].broken
     }
 
-    /// Whether the slot's worker takes a call at once.
-    pub(crate) fn is_idle(&self, slot: usize) -> bool {
-        self.idle.contains(&slot)
+    /// Whether the slot's worker takes a request of this wish at once.
+    pub(crate) fn is_free(&self, slot: usize, wish: Wish, now: Instant) -> bool {
+        let joins = |batch| self.gathers(batch, Place::Only(slot), now).is_some();
+        self.is_free_for(slot, wish.alone) || wish.batch.is_some_and(joins)
     }
 
     // === Inside ===
 
-    fn idle_for(&self, place: Place) -> Option<usize> {
-        match place {
-            Place::Only(slot) | Place::Now(slot) => self.is_idle(slot).then_some(slot),
-            Place::Preferred(slot) if self.is_idle(slot) => Some(slot),
-            Place::Anywhere | Place::Preferred(_) => self.idle.first().copied(),
+    fn is_free_for(&self, slot: usize, alone: bool) -> bool {
+        self.slots.get(slot).is_some_and(|state| self.free_of(alone).contains(&(state.taken, slot)))
+    }
+
+    /// The workers that have a seat.
+    fn free_of(&self, alone: bool) -> &BTreeSet<(usize, usize)> {
+        if alone && self.seats > 1 { &self.free_alone } else { &self.free }
+    }
+
+    fn free_for(&self, wish: Wish) -> Option<usize> {
+        match wish.place {
+            Place::Only(slot) | Place::Now(slot) => {
+                self.is_free_for(slot, wish.alone).then_some(slot)
+            }
+            Place::Preferred(slot) if self.is_free_for(slot, wish.alone) => Some(slot),
+            Place::Anywhere | Place::Preferred(_) => {
+                self.free_of(wish.alone).first().map(|&(_, slot)| slot)
+            }
         }
     }
 
-    fn assign(&mut self, slot: usize, id: Id, queued: Queued<R>) -> Assignment<R> {
-        self.idle.remove(&slot);
+    /// Changes a slot, and with it whether it is free.
+    fn change(&mut self, number: usize, change: impl FnOnce(&mut Slot)) {
+        let closed = self.is_closed(number);
+        let slot = &mut self.slots[number];
+        let several = self.seats > 1;
+        self.free.remove(&(slot.taken, number));
+        if several {
+            self.free_alone.remove(&(slot.taken, number));
+        }
+        change(slot);
+        if slot.up && !closed && slot.taken < self.seats && slot.held.len() < MAX_HELD {
+            self.free.insert((slot.taken, number));
+            if several && !slot.runs_alone() {
+                self.free_alone.insert((slot.taken, number));
+            }
+        }
+    }
+
+    /// Gives the request a seat.
+    fn assign(&mut self, slot: usize, id: Id, queued: Queued<R>, now: Instant) -> Assignment<R> {
+        let seat = self.next_seat;
+        self.next_seat += 1;
+        let wish = queued.wish;
+        let gathering = wish.batch.and_then(|batch| batch.opened(seat, now));
+        if let Some(gathering) = &gathering {
+            self.batches.gather(gathering.batch, slot);
+        }
         self.running.insert(id, slot);
-        let state = &mut self.slots[slot];
-        state.worker = Worker::Busy { id, deadline: queued.deadline };
-        state.turns.took(queued.wish.priority.rank());
-        Assignment { slot, epoch: state.epoch, request: queued.request }
+        let held = Held { id, deadline: queued.deadline, alone: wish.alone, seat };
+        self.change(slot, |slot| {
+            slot.held.push(held);
+            slot.taken += 1;
+            slot.turns.took(wish.priority.rank());
+            if gathering.is_some() {
+                slot.gathering = gathering;
+            }
+        });
+        Assignment { slot, epoch: self.slots[slot].epoch, request: queued.request }
+    }
+
+    /// The slot's worker does not have the request any more; returns the slot.
+    fn release(&mut self, id: Id) -> Option<usize> {
+        let slot = self.running.remove(&id)?;
+        let mut deadline = None;
+        self.change(slot, |slot| {
+            let Some(at) = slot.held.iter().position(|held| held.id == id) else { return };
+            let held = slot.held.swap_remove(at);
+            deadline = Some(held.deadline);
+            // A batch is at work, or over, once one of it has ended.
+            slot.gathering.take_if(|gathering| gathering.seat == held.seat);
+            if !slot.held.iter().any(|other| other.seat == held.seat) {
+                slot.taken -= 1;
+            }
+        });
+        self.deadlines.remove(&(deadline?, id));
+        Some(slot)
     }
 
     /// Whatever the slot's worker was doing, it no longer does.
     fn vacate(&mut self, slot: usize) {
-        self.idle.remove(&slot);
-        if let Worker::Busy { id, deadline } =
-            std::mem::replace(&mut self.slots[slot].worker, Worker::Absent)
-        {
+        let mut held = Vec::new();
+        self.change(slot, |slot| {
+            held = std::mem::take(&mut slot.held);
+            slot.up = false;
+            slot.taken = 0;
+            slot.gathering = None;
+        });
+        for Held { id, deadline, .. } in held {
             self.running.remove(&id);
             self.deadlines.remove(&(deadline, id));
-        }
-    }
-
-    fn forget_running(&mut self, id: Id) {
-        if let Some(&slot) = self.running.get(&id) {
-            self.vacate(slot);
         }
     }
 
@@ -376,33 +523,7 @@ impl<R> Scheduler<R> {
         queues: &'a mut Queues,
     ) -> &'a mut VecDeque<Id> {
         let queues = wish.place.bound().map_or(queues, |slot| &mut slots[slot].queues);
-        &mut queues[wish.priority.rank()]
-    }
-
-    /// An idle worker takes the oldest request that it may run, of the priority whose turn it is.
-    fn becomes_idle(&mut self, slot: usize) -> Option<Assignment<R>> {
-        if self.is_closed(slot) {
-            return None;
-        }
-        self.idle.insert(slot);
-        let Self { slots, queues, queued, .. } = self;
-        let state = &mut slots[slot];
-        state.worker = Worker::Idle;
-        // By rank of priority, the queue with the older head.
-        let mut ranks = state.queues.iter_mut().zip(queues);
-        let mut oldest: [_; Priority::COUNT] = array::from_fn(|_| {
-            let (own, any) = ranks.next()?;
-            match (Self::head(own, queued), Self::head(any, queued)) {
-                (None, None) => None,
-                (Some(order), other) if other.is_none_or(|other| order < other) => Some(own),
-                _ => Some(any),
-            }
-        });
-        let waiting = array::from_fn(|rank| oldest[rank].is_some());
-        let next = state.turns.next(waiting)?;
-        let id = oldest[next].take()?.pop_front()?;
-        let queued = self.queued.remove(&id)?;
-        Some(self.assign(slot, id, queued))
+        &mut queues[usize::from(wish.alone)][wish.priority.rank()]
     }
 
     /// The order of the first request of a queue that is still queued.
@@ -424,6 +545,7 @@ impl<R> Scheduler<R> {
         if queue.len() > 2 * self.queued.len() + 16 {
             queue.retain(|id| self.queued.contains_key(id));
         }
+        self.batches.tidy(wish, &self.queued);
         Some(request)
     }
 

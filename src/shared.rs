@@ -79,7 +79,7 @@ impl Shared {
     pub(crate) fn new(config: Config, cgroup: Option<PoolCgroup>, sessions: SessionStore) -> Self {
         Self {
             cgroup,
-            board: Board::new(config.workers),
+            board: Board::new(config.workers, config.limits.concurrency),
             breaker: Breaker::new(config.limits.circuit_threshold, config.limits.circuit_cool_down),
             config,
             sessions,

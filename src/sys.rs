@@ -136,42 +136,82 @@ pub(crate) fn receive_message(
 /// It is a memfd sealed against resizing. Rust reads it by `pread`, not through a mapping: no reference
 /// ever aliases memory that Python can write, and nothing Python does to the file can fault the host.
 #[derive(Debug)]
-pub(crate) struct StatusPage(OwnedFd);
+pub(crate) struct StatusPage {
+    memory: OwnedFd,
+    /// What the places of calls that are to be cancelled hold; 0 for none.
+    cancelled: Vec<u64>,
+}
 
 impl StatusPage {
     /// Size in bytes.
-    const SIZE: u64 = 4096;
+    const SIZE: u64 = 8192;
+
+    /// The most calls that a worker holds: so many places there are for those that it has started, and for those that are to
+    /// be cancelled.
+    pub(crate) const CALLS: usize = 256;
+
+    /// Where those places begin, in bytes.
+    const STARTED: u64 = 2048;
+    const CANCELLED: u64 = 4096;
 
     pub(crate) fn new() -> io::Result<Self> {
-        let fd = rustix::fs::memfd_create(
+        let memory = rustix::fs::memfd_create(
             "snakepen-status",
             MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
         )?;
-        rustix::fs::ftruncate(&fd, Self::SIZE)?;
-        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Ok(Self(fd))
+        rustix::fs::ftruncate(&memory, Self::SIZE)?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&memory, seals)?;
+        Ok(Self { memory, cancelled: Vec::new() })
     }
 
-    /// Names the request that is to be cancelled; 0 for none.
-    pub(crate) fn cancel(&self, id: u64) -> io::Result<()> {
-        let written = rustix::io::pwrite(&self.0, &id.to_le_bytes(), 8)?;
+    /// Names a request that is to be cancelled.
+    pub(crate) fn cancel(&mut self, id: u64) -> io::Result<()> {
+        if self.cancelled.contains(&id) {
+            return Ok(());
+        }
+        let free = self.cancelled.iter().position(|&held| held == 0);
+        let place = free.unwrap_or_else(|| {
+            self.cancelled.push(0);
+            self.cancelled.len() - 1
+        });
+        if place >= Self::CALLS {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.cancelled[place] = id;
+        self.write(place, id)
+    }
+
+    /// A request is not to be cancelled any more.
+    pub(crate) fn cancelled(&mut self, id: u64) -> io::Result<()> {
+        let Some(place) = self.cancelled.iter().position(|&held| held == id) else {
+            return Ok(());
+        };
+        self.cancelled[place] = 0;
+        self.write(place, 0)
+    }
+
+    fn write(&self, place: usize, id: u64) -> io::Result<()> {
+        let at = Self::CANCELLED + 8 * place as u64;
+        let written = rustix::io::pwrite(&self.memory, &id.to_le_bytes(), at)?;
         if written == 8 { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
-    /// The id of the request that Python started last; 0 before the first.
-    pub(crate) fn started(&self) -> io::Result<u64> {
-        let mut word = [0_u8; 8];
-        let read = rustix::io::pread(&self.0, &mut word, 0)?;
-        if read != word.len() {
+    /// The ids in the places of requests that Python has started; 0 where none was ever.
+    pub(crate) fn started(&self) -> io::Result<Vec<u64>> {
+        let mut words = [0_u8; 8 * Self::CALLS];
+        let read = rustix::io::pread(&self.memory, &mut words, Self::STARTED)?;
+        if read != words.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(u64::from_le_bytes(word))
+        let (ids, _) = words.as_chunks::<8>();
+        Ok(ids.iter().map(|&id| u64::from_le_bytes(id)).collect())
     }
 }
 
 impl AsFd for StatusPage {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.memory.as_fd()
     }
 }
 

@@ -34,6 +34,7 @@ else:
 
 CANCEL = signal.SIGURG  # by default both are ignored: one that goes astray harms nobody
 DUMP = signal.SIGWINCH
+BEGIN = "\x16"
 END = b"\x17"
 
 _PATIENCE = 0.1
@@ -217,7 +218,7 @@ class Cancellation:
 
     def _asked(self, _number: int, frame: FrameType | None) -> None:
         request = self._connection.running
-        if request is None or self._page.cancelled() != request.id:
+        if request is None or not self._page.is_cancelled(request.id):
             return
         request.cancelled = True
         case = self._find(request)
@@ -310,7 +311,7 @@ class Cancellation:
     # The stack
 
     def _show(self, request: Request, frame: FrameType | None) -> None:
-        lines = ["Stack (most recent call first):\n"]
+        lines = [f"{BEGIN}{request.id}\n", "Stack (most recent call first):\n"]
         running: set[FrameType] = set()
         at = frame
         while at is not None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from mmap import mmap
 
-BYTES = 4096
+BYTES = 8192
+CALLS = 256
+"""So many requests a worker holds at most."""
 
-STARTED = 0
-CANCEL = 1
-PHASE = 2
+# Words.
+PHASE = 0
+STARTED = 256
+CANCELLED = 512
 
 BOOTING = 0
 IDLE = 1
@@ -22,14 +25,17 @@ class StatusPage:
     def __init__(self, fd: int) -> None:
         self._words = memoryview(mmap(fd, BYTES)).cast("Q")
 
-    def start(self, id: int) -> None:
-        """Said before the handler is entered: after a death, Rust knows by it what may have run."""
-        self._words[STARTED] = id
-        self._words[PHASE] = RUNNING
+    def start(self, id: int, place: int = 0) -> None:
+        """Said before the handler is entered: after a death, Rust knows by it what may have run. A place is of one
+        request, until that has been answered."""
+        words = self._words
+        words[STARTED + place] = id
+        words[PHASE] = RUNNING
 
-    def cancelled(self) -> int:
-        """The id of the request that Rust wants cancelled, 0 for none."""
-        return self._words[CANCEL]
+    def is_cancelled(self, id: int) -> bool:
+        """Whether Rust wants the request cancelled."""
+        words = self._words
+        return words[CANCELLED] == id or id in words[CANCELLED + 1 : CANCELLED + CALLS]
 
     def idle(self) -> None:
         self._words[PHASE] = IDLE

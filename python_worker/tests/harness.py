@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from snakepen import _wire
+from snakepen._status import CANCELLED
 from snakepen._wire import Decoder, Frame
 
 PACKAGE = Path(__file__).parents[1]
@@ -62,8 +63,8 @@ class Port:
         self.stderr, self.far_stderr = os.pipe2(os.O_CLOEXEC)
         self.dump, self.far_dump = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.status = os.memfd_create("status")
-        os.ftruncate(self.status, 4096)
-        self._map = mmap.mmap(self.status, 4096)
+        os.ftruncate(self.status, 8192)
+        self._map = mmap.mmap(self.status, 8192)
         self.page = memoryview(self._map).cast("Q")
         self.decoder = Decoder(MAX_FRAME, _wire.TO_RUST)
         self.pid = -1
@@ -126,7 +127,7 @@ class Port:
 
     def cancel(self, id: int) -> None:
         """Asks once."""
-        self.page[1] = id
+        self.page[CANCELLED] = id
         signal.pidfd_send_signal(self.pidfd, signal.SIGURG)
 
     def answer(self) -> Frame:

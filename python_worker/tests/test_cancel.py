@@ -19,7 +19,7 @@ from snakepen import Cancelled, _handlers, _wire
 from snakepen._cancel import Cancellation
 from snakepen._request import Place
 from snakepen._serve import Leave, Server
-from snakepen._status import StatusPage
+from snakepen._status import CANCELLED, STARTED, StatusPage
 
 Worker = Callable[[str], Port]
 Handlers = Callable[[str], dict[str, str]]
@@ -98,8 +98,10 @@ def adds(): ready(); sum(range(10**15))
 def test_the_stack_comes_once_and_with_its_end(launcher: Launcher, handlers: Handlers, place: str, fresh: bool) -> None:
     launcher.configure(handlers=handlers(PLACES), fresh=fresh)
     port = launcher.worker()
-    assert is_cancelled(port.answer_to_cancel(begin(port, place)), recycle=place != "awaits")
-    lines = port.stack().splitlines()
+    id = begin(port, place)
+    assert is_cancelled(port.answer_to_cancel(id), recycle=place != "awaits")
+    whose, *lines = port.stack().splitlines()
+    assert whose == f"\x16{id}"
     assert lines[0] == "Stack (most recent call first):" and lines[-1] == "\x17"
     assert any(line.endswith(f" in {place}") and "user_handlers.py" in line for line in lines), lines
     assert not any("/snakepen/_" in line for line in lines), lines
@@ -145,7 +147,7 @@ def fork():
     return os.waitpid(pid, 0)[1]
 """
     )
-    port.page[1] = 1
+    port.page[CANCELLED] = 1
     assert port.call("fork") == 0
     assert not select.select([port.dump], [], [], 0)[0]
 
@@ -216,7 +218,7 @@ def test_functions_without_frames_are_interrupted(launcher: Launcher, handlers: 
     launcher.configure(handlers=handlers(BASIC), expose={"sleep": "time:sleep"})
     port = launcher.worker()
     id = port.start_call("sleep", 1000)
-    until(lambda: port.page[0] == id, "it doesn't start")
+    until(lambda: port.page[STARTED] == id, "it doesn't start")
     assert is_cancelled(port.answer_to_cancel(id))
 
 
@@ -621,8 +623,8 @@ def exits() -> None:
 def test_no_instruction_of_the_loop_lets_it_through(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
     """The signal is handled before every single one of the instructions that run a handler and the loop around it."""
     page = StatusPage.__new__(StatusPage)
-    page._words = memoryview(bytearray(4096)).cast("Q")
-    page._words[1] = 1
+    page._words = memoryview(bytearray(8192)).cast("Q")
+    page._words[CANCELLED] = 1
     dump = os.open(os.devnull, os.O_WRONLY)
     connection: Any = Socketless()
     monkeypatch.setitem(_handlers.table, "it", function)

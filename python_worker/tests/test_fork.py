@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from harness import Launcher, Port
 
+from snakepen._status import PHASE
+
 Handlers = Callable[[str], dict[str, str]]
 
 
@@ -110,7 +112,7 @@ def test_exit_runs_its_own_handlers_only(launcher: Launcher, tmp_path: Path, han
     port.leave()
     lines = port.text(port.stdout).splitlines()
     assert sorted(lines) == ["own atexit", "own finalizer", "own multiprocessing finalizer"]
-    assert port.page[2] == 3
+    assert port.page[PHASE] == 3
 
 
 @pytest.mark.parametrize(

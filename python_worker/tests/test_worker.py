@@ -12,6 +12,7 @@ import pytest
 from harness import Launcher, Port, value, wait_gone
 
 from snakepen import _wire
+from snakepen._status import PHASE, STARTED
 
 Worker = Callable[[str], Port]
 
@@ -57,7 +58,7 @@ def test_arguments_that_are_no_json(worker: Worker, payload: bytes) -> None:
         return  # no limit on digits in this version
     answer = value(frame)
     assert answer.status in ("arguments", "result") and answer.json["message"]
-    assert port.page[0] == (5 if answer.status == "result" else 0)
+    assert port.page[STARTED] == (5 if answer.status == "result" else 0)
     assert port.call("one", 1) == 1
 
 
@@ -200,18 +201,18 @@ def test_the_current_request(launcher: Launcher, handlers: Callable[[str], dict[
 
 def test_the_status_page(worker: Worker) -> None:
     port = worker("import time\n@handler\ndef wait():\n print('in', flush=True)\n time.sleep(1000)\n" + BASIC)
-    assert port.page[0] == 0 and port.page[2] == 1
+    assert port.page[STARTED] == 0 and port.page[PHASE] == 1
     port.call("one", 1)
     port.ping(1)
-    assert (port.page[0], port.page[2]) == (1, 1)
+    assert (port.page[STARTED], port.page[PHASE]) == (1, 1)
     port.call("nope")
-    assert port.page[0] == 1
+    assert port.page[STARTED] == 1
     id = port.start_call("wait")
     port.read_line(port.stdout)
-    assert (port.page[0], port.page[2]) == (id, 2)
+    assert (port.page[STARTED], port.page[PHASE]) == (id, 2)
     os.kill(port.pid, signal.SIGKILL)
     wait_gone(port.pidfd)
-    assert (port.page[0], port.page[2]) == (id, 2)
+    assert (port.page[STARTED], port.page[PHASE]) == (id, 2)
 
 
 def test_output_arrives_before_the_answer(worker: Worker) -> None:
@@ -250,7 +251,7 @@ def test_deaths(launcher: Launcher, worker: Worker, body: str, code: int | None,
     port = worker(f"import os\n@handler\ndef die(): {body}")
     port.start_call("die")
     assert launcher.hear() == {"op": "exited", "pid": port.pid, "code": code, "signal": number}
-    assert port.at_end() and port.page[0] == 1
+    assert port.at_end() and port.page[STARTED] == 1
     if number in (signal.SIGABRT, signal.SIGSEGV):
         dump = port.text(port.dump)
         assert dump.startswith("Fatal Python error") and "in die" in dump

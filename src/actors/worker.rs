@@ -243,7 +243,7 @@ impl State {
             epoch,
             name: self.shared.config.worker_name(self.slot),
             pid: 0,
-            _link: link.clone(),
+            link: link.clone(),
             commands,
             actor_gone,
             worker: myself.clone(),

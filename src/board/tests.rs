@@ -17,7 +17,7 @@ fn start_error() -> Arc<StartError> {
 
 /// A board whose slots all have an idle worker of epoch 1.
 fn ready(slots: usize) -> (Board, Vec<UnboundedReceiver<Command>>) {
-    let board = Board::new(slots);
+    let board = Board::new(slots, 1);
     let receivers = (0..slots).map(|slot| {
         let (link, receiver) = link();
         assert_eq!(board.starting(slot), 1);
@@ -65,7 +65,7 @@ fn assert_sums(stats: &Stats) {
 
 #[test]
 fn calls_are_admitted_up_to_the_limit_beside_one_per_slot() {
-    let board = Board::new(2);
+    let board = Board::new(2, 1);
     for _ in 0..5 {
         assert!(board.admit(3));
     }
@@ -83,13 +83,13 @@ fn calls_are_admitted_up_to_the_limit_beside_one_per_slot() {
 
 #[test]
 fn a_limit_of_none_leaves_one_per_slot() {
-    let board = Board::new(2);
+    let board = Board::new(2, 1);
     assert!(board.admit(0) && board.admit(0) && !board.admit(0));
 }
 
 #[test]
 fn a_limit_of_all_calls_admits_them() {
-    let board = Board::new(4);
+    let board = Board::new(4, 1);
     for _ in 0..100 {
         assert!(board.admit(usize::MAX));
     }
@@ -168,12 +168,12 @@ fn each_end_is_counted_under_its_kind() {
         );
         assert_eq!(board.stats().failed, *expected, "{error}");
 
-        let board = Board::new(1);
+        let board = Board::new(1, 1);
         assert!(board.admit(1));
         board.ended_queued(Outcome::Failed(error));
         assert_eq!(board.stats().failed, *expected, "{error}, queued");
     }
-    let board = Board::new(1);
+    let board = Board::new(1, 1);
     board.admit(1);
     board.ended_queued(Outcome::Abandoned);
     assert_eq!(board.stats().failed, Failures { abandoned: 1, ..none() });
@@ -213,7 +213,7 @@ fn times_are_told_as_quantiles() {
 #[test]
 fn a_slot_tells_what_its_worker_does() {
     let config = crate::config::tests::config(1, 1);
-    let board = Board::new(1);
+    let board = Board::new(1, 1);
     let info = || board.workers(&config).remove(0);
     assert_eq!(
         (info().state, info().epoch, &*info().name),
@@ -274,7 +274,7 @@ fn a_call_that_goes_back_waits_again() {
     let stats = board.stats();
     assert_eq!((stats.queued, stats.busy), (1, 0));
     assert_eq!(states(&board), [WorkerState::Idle]);
-    assert!(!board.is_busy(0) && board.link_of(7).is_none());
+    assert!(!board.is_busy(0) && board.links_of(7).is_empty());
     assert_eq!(
         board.workers(&crate::config::tests::config(1, 1))[0].served,
         0,
@@ -299,8 +299,11 @@ fn news_of_an_earlier_incarnation_changes_nothing() {
     let (late, _receiver) = super::tests::link();
     board.ready(0, 1, 42, late);
     let view = board.slots().remove(0);
-    assert_eq!((view.epoch, view.running.map(|(id, _)| id)), (2, Some(8)));
-    assert!(view.link.is_some() && board.link_of(8).is_some() && board.link_of(7).is_none());
+    assert_eq!(
+        (view.epoch, view.running.iter().map(|(id, _)| *id).collect::<Vec<_>>()),
+        (2, vec![8])
+    );
+    assert!(view.link.is_some() && !board.links_of(8).is_empty() && board.links_of(7).is_empty());
     assert_eq!((board.pid(0, 2), board.pid(0, 1)), (Some(43), None));
     assert_eq!(states(&board), [WorkerState::Busy]);
     let info = board.workers(&crate::config::tests::config(1, 1)).remove(0);
@@ -326,9 +329,9 @@ fn what_a_new_pool_actor_needs_is_there() {
     board.admit(1);
     board.assign(held(1, 1, 7), deadline, Duration::ZERO);
     let slots = board.slots();
-    assert_eq!(slots[0].running, None);
-    assert_eq!((slots[1].epoch, slots[1].running), (1, Some((7, deadline))));
-    board.link_of(7).unwrap().send(Command::Cancel(7, Why::Abandoned)).unwrap();
+    assert_eq!(slots[0].running, []);
+    assert_eq!((slots[1].epoch, slots[1].running.clone()), (1, vec![(7, deadline)]));
+    board.links_of(7)[0].send(Command::Cancel(7, Why::Abandoned)).unwrap();
     assert!(
         matches!(links[1].try_recv(), Ok(Command::Cancel(7, Why::Abandoned))),
         "the way to the right worker"
@@ -338,7 +341,7 @@ fn what_a_new_pool_actor_needs_is_there() {
 
 #[test]
 fn all_are_broken_only_if_each_one_is() {
-    let board = Board::new(2);
+    let board = Board::new(2, 1);
     let error = start_error();
     board.broken(0, &error);
     assert!(board.why_broken(None).is_none());
@@ -390,7 +393,7 @@ proptest! {
     fn the_sums_always_agree(steps in prop::collection::vec(steps(), 0..200)) {
         const SLOTS: usize = 3;
         const LIMIT: usize = 4;
-        let board = Board::new(SLOTS);
+        let board = Board::new(SLOTS, 1);
         let mut links = Vec::new();
         let (mut queued, mut running): (Vec<u64>, Vec<Held>) = Default::default();
         let (mut epochs, mut next_id) = ([0; SLOTS], 1);
@@ -467,7 +470,7 @@ proptest! {
             // A slot holds the call of its present incarnation, and no other.
             for (slot, view) in board.slots().iter().enumerate() {
                 let holds = running.iter().find(|held| held.slot == slot && held.epoch == epochs[slot]);
-                prop_assert_eq!(view.running.map(|(id, _)| id), holds.map(|held| held.id));
+                prop_assert_eq!(view.running.first().map(|(id, _)| *id), holds.map(|held| held.id));
                 let busy = states(&board)[slot] == WorkerState::Busy;
                 prop_assert!(!busy || holds.is_some(), "busy with nothing");
             }

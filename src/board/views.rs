@@ -16,7 +16,7 @@ impl Board {
         let view = |slot: &Slot| SlotView {
             epoch: slot.epoch,
             link: slot.link.clone(),
-            running: slot.running,
+            running: slot.running.clone(),
             broken: slot.broken.clone(),
         };
         self.lock().slots.iter().map(view).collect()
@@ -33,6 +33,11 @@ impl Board {
         } else {
             None
         }
+    }
+
+    /// Calls that a worker runs at once.
+    pub(crate) fn concurrency(&self) -> usize {
+        self.lock().concurrency
     }
 
     /// Waits until every call that was admitted has ended.
@@ -56,18 +61,24 @@ impl Board {
     /// Ends the workers that hold a call: the pool is being shut down.
     pub(crate) fn kill_busy(&self) {
         for slot in &self.lock().slots {
-            if let (Some(_), Some(link)) = (slot.running, &slot.link) {
+            let busy = slot.link.as_ref().filter(|_| !slot.running.is_empty());
+            for link in slot.draining.iter().map(|(_, link)| link).chain(busy) {
                 // A worker that is gone has nothing to give up.
                 let _ = link.send(Command::Kill(Ended::Shutdown));
             }
         }
     }
 
-    /// The way to the worker that holds call `id`.
-    pub(crate) fn link_of(&self, id: u64) -> Option<Link> {
+    /// The ways to the workers that may hold call `id`, where the dispatcher does not know it: those that finish their calls
+    /// know themselves what they hold.
+    pub(crate) fn links_of(&self, id: u64) -> Vec<Link> {
         let inner = self.lock();
-        let holds = |slot: &&Slot| slot.running.is_some_and(|(running, _)| running == id);
-        inner.slots.iter().find(holds)?.link.clone()
+        let holds = |slot: &&Slot| slot.running.iter().any(|&(running, _)| running == id);
+        if let Some(link) = inner.slots.iter().find(holds).and_then(|slot| slot.link.clone()) {
+            return vec![link];
+        }
+        let draining = inner.slots.iter().flat_map(|slot| &slot.draining);
+        draining.map(|(_, link)| link.clone()).collect()
     }
 
     /// Without what the breaker knows.

@@ -28,6 +28,9 @@ const MIN_MEMORY: u64 = 16 << 20;
 /// Workers that are replaced faster than this do nothing else.
 const MIN_AGE: Duration = Duration::from_secs(1);
 
+/// The most calls that a worker can run at once.
+const MAX_CONCURRENCY: usize = crate::sys::StatusPage::CALLS;
+
 /// The most workers that a pool can have.
 const MAX_WORKERS: usize = 4096;
 
@@ -57,6 +60,15 @@ impl Builder {
             }
         }
         check_workers("workers", workers)?;
+        if !(1..=MAX_CONCURRENCY).contains(&self.limits.concurrency) {
+            return reject("concurrency", "a worker runs from 1 to 256 calls at once");
+        }
+        if self.limits.concurrency > 1 && self.worker_limits.cpu.is_some() {
+            return reject(
+                "cpu_limit",
+                "the time of calls that overlap can't be told apart: leave it out, or `concurrency`",
+            );
+        }
         if self.limits.max_frame < 1024 || u32::try_from(self.limits.max_frame).is_err() {
             return reject("max_frame", "a frame's limit is from 1 KiB to 4 GiB - 1");
         }
@@ -273,6 +285,7 @@ impl Config {
             "preload": self.preload,
             "fresh": self.fresh_interpreter,
             "reuse_after_cancel": self.reuse_after_cancel,
+            "concurrency": self.limits.concurrency,
             "max_frame": self.limits.max_frame,
             "cgroup": cgroup,
             "log_level": crate::port::output::python_log_level(),

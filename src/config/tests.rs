@@ -191,7 +191,8 @@ fn the_launcher_is_told_everything() {
         "paths": ["/first", second.to_str().unwrap()],
         "preload": ["json", "math", "re"],
         "fresh": true,
-        "reuse_after_cancel": false,
+        "concurrency": 1,
+            "reuse_after_cancel": false,
         "max_frame": 4096,
         "cgroup": {"directory": "/cgroups/demo", "memory": 1 << 30},
     });

@@ -55,6 +55,12 @@ pub enum Ended {
     },
     /// The call that it was running used too much processor time, and its handler did not end within the grace.
     CpuTime,
+    /// Another call that it was running beside this one did not end within the grace after it was given up: see
+    /// [`Builder::concurrency`](crate::Builder::concurrency).
+    Collateral {
+        /// The handler of that other call.
+        handler: String,
+    },
     /// It had been stopped by a signal, as by SIGSTOP.
     Suspended,
     /// It was to be replaced, as after a cancelled call or a `MemoryError`.
@@ -84,6 +90,10 @@ impl fmt::Display for Ended {
                 write!(f, " because it held {resident} MiB of memory, the limit is {limit} MiB")
             }
             Ended::CpuTime => f.write_str(" because its call used too much processor time"),
+            Ended::Collateral { handler } => write!(
+                f,
+                " because a call of `{handler}` beside this one was given up and did not end"
+            ),
             Ended::Suspended => f.write_str(" because it had been stopped by a signal (SIGSTOP?)"),
             Ended::Recycled => f.write_str(" to be replaced"),
             Ended::Shutdown => f.write_str(" because the pool was shut down"),

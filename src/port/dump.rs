@@ -9,6 +9,9 @@ use tokio::net::unix::pipe::Receiver;
 
 use super::output::LARGEST_PIPE;
 
+/// What the worker writes before its stack, and after it the id of the call and a line's end; faulthandler doesn't.
+const BEGIN: u8 = 22;
+
 /// What the worker writes after its stack; faulthandler doesn't.
 const END: u8 = 23;
 
@@ -23,8 +26,8 @@ const LOOP: &str = "/snakepen/_serve.py\"";
 pub(super) struct Dump {
     pipe: Receiver,
     text: Vec<u8>,
-    /// A stack was asked for, and is not there yet.
-    expected: bool,
+    /// The calls whose stacks were asked for, and are not there yet.
+    expected: Vec<u64>,
     /// Nobody can write one any more.
     ended: bool,
 }
@@ -32,39 +35,60 @@ pub(super) struct Dump {
 impl Dump {
     pub(super) fn new(pipe: OwnedFd) -> io::Result<Self> {
         let pipe = Receiver::from_owned_fd(pipe)?;
-        Ok(Self { pipe, text: Vec::new(), expected: false, ended: false })
+        Ok(Self { pipe, text: Vec::new(), expected: Vec::new(), ended: false })
     }
 
-    /// A stack is about to be asked for; what is there is of an earlier one.
-    pub(super) fn expect(&mut self) {
-        self.forget();
-        self.expected = true;
+    /// The stack of this call is about to be asked for. What is there is of an earlier one, if no other is expected.
+    pub(super) fn expect(&mut self, id: u64) {
+        if self.expected.is_empty() {
+            self.clear();
+        }
+        self.expected.push(id);
     }
 
-    /// Nothing more is expected; what is there is of no interest.
-    pub(super) fn forget(&mut self) {
+    /// Nothing more is expected of this call. If it was the last one, what is there is of no interest.
+    pub(super) fn forget(&mut self, id: u64) {
+        self.expected.retain(|&expected| expected != id);
+        if self.expected.is_empty() {
+            self.clear();
+        }
+    }
+
+    fn clear(&mut self) {
         self.read(LARGEST_PIPE);
         self.text.clear();
-        self.expected = false;
     }
 
-    /// The stack that was asked for, once it is complete; pending for ever if none was.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<String> {
-        while self.expected {
+    /// A stack that was asked for, once it is complete, and whose it is; pending for ever if none was.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(u64, String)> {
+        while !self.expected.is_empty() {
             let all = self.read(PER_POLL);
-            if let Some(end) = self.text.iter().position(|&byte| byte == END) {
-                self.expected = false;
-                return Poll::Ready(tidy(&self.text[..end]));
+            while let Some(end) = self.text.iter().position(|&byte| byte == END) {
+                let rest = self.text.split_off(end + 1);
+                let text = std::mem::replace(&mut self.text, rest);
+                if let Some(stack) = self.expected_stack(&text[..end]) {
+                    return Poll::Ready(stack);
+                }
             }
             if !all {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
             if self.ended || ready!(self.pipe.poll_read_ready(cx)).is_err() {
-                self.expected = false;
+                self.expected.clear();
             }
         }
         Poll::Pending
+    }
+
+    /// The stack in what was written up to its end, if it is of a call that one was asked for of.
+    fn expected_stack(&mut self, text: &[u8]) -> Option<(u64, String)> {
+        let begin = text.iter().rposition(|&byte| byte == BEGIN)?;
+        let mut lines = text[begin + 1..].splitn(2, |&byte| byte == b'\n');
+        let id = std::str::from_utf8(lines.next()?).ok()?.parse().ok()?;
+        let at = self.expected.iter().position(|&expected| expected == id)?;
+        self.expected.swap_remove(at);
+        Some((id, tidy(lines.next().unwrap_or_default())))
     }
 
     /// What was written last, complete or not.
@@ -122,11 +146,11 @@ mod tests {
     async fn nothing_is_expected_of_a_worker_that_is_gone() {
         let (ours, theirs) = sys::pipe(true).unwrap();
         let mut dump = Dump::new(ours).unwrap();
-        dump.expect();
+        dump.expect(1);
         drop(theirs);
         let gives_up = poll_fn(|cx| {
             let _ = dump.poll(cx);
-            if dump.expected { Poll::Pending } else { Poll::Ready(()) }
+            if dump.expected.is_empty() { Poll::Ready(()) } else { Poll::Pending }
         });
         tokio::time::timeout(Duration::from_secs(10), gives_up).await.unwrap();
     }
@@ -139,7 +163,7 @@ mod tests {
         let left = || usize::try_from(rustix::io::ioctl_fionread(&theirs).unwrap()).unwrap();
         let mut dump = Dump::new(ours).unwrap();
         dump.pipe.readable().await.unwrap();
-        dump.expect();
+        dump.expect(1);
         assert_eq!(left(), 0, "that was of an earlier stack");
 
         assert_eq!(rustix::io::write(&theirs, &vec![b'x'; size]), Ok(size));
@@ -156,6 +180,19 @@ mod tests {
         })
         .await;
         assert!(turns >= size / PER_POLL, "{turns}");
+    }
+
+    #[tokio::test]
+    async fn stacks_are_told_apart_by_their_calls() {
+        let (ours, theirs) = sys::pipe(true).unwrap();
+        let mut dump = Dump::new(ours).unwrap();
+        dump.expect(1);
+        dump.expect(2);
+        let written = b"garbage\x162\nof two\n\x17\x169\nof nobody\n\x17faulthandler's\n\x161\nof one\n\x17rest";
+        assert_eq!(rustix::io::write(&theirs, written), Ok(written.len()));
+        assert_eq!(poll_fn(|cx| dump.poll(cx)).await, (2, "of two\n".to_owned()));
+        assert_eq!(poll_fn(|cx| dump.poll(cx)).await, (1, "of one\n".to_owned()));
+        assert_eq!(dump.take(), "rest");
     }
 
     #[test]

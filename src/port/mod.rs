@@ -52,8 +52,8 @@ impl RemoteEnds {
 #[derive(Debug)]
 pub(crate) enum Event {
     Frame(Frame),
-    /// The Python stack that was asked for.
-    Stack(String),
+    /// The Python stack that was asked for, of the call of this id.
+    Stack(u64, String),
     /// The other end is closed, between frames.
     Closed,
     Broken(ProtocolError),
@@ -121,8 +121,8 @@ impl Port {
             self.write();
         }
         // Before the answer that follows it.
-        if let Poll::Ready(stack) = self.dump.poll(cx) {
-            return Poll::Ready(Event::Stack(stack));
+        if let Poll::Ready((id, stack)) = self.dump.poll(cx) {
+            return Poll::Ready(Event::Stack(id, stack));
         }
         loop {
             match self.decoder.next_frame() {
@@ -195,8 +195,8 @@ impl Port {
         }
     }
 
-    /// The id of the request that Python has started last.
-    pub(crate) fn started(&self) -> Option<u64> {
+    /// The ids of the requests that Python has started; of those that have ended, too, until their places are needed.
+    pub(crate) fn started(&self) -> Option<Vec<u64>> {
         self.status.started().ok()
     }
 
@@ -205,18 +205,18 @@ impl Port {
         self.stderr.tail()
     }
 
-    /// Names the call that is to be cancelled; the stack that the worker's signal handler then writes is an event.
+    /// Names a call that is to be cancelled; the stack that the worker's signal handler then writes is an event.
     pub(crate) fn ask_to_cancel(&mut self, id: u64) {
-        self.dump.expect();
+        self.dump.expect(id);
         if let Err(error) = self.status.cancel(id) {
             tracing::error!(%error, "cannot write to a status page");
         }
     }
 
-    /// No call is to be cancelled any more.
-    pub(crate) fn cancelled(&mut self) {
-        self.dump.forget();
-        if let Err(error) = self.status.cancel(0) {
+    /// This call is not to be cancelled any more.
+    pub(crate) fn cancelled(&mut self, id: u64) {
+        self.dump.forget(id);
+        if let Err(error) = self.status.cancelled(id) {
             tracing::error!(%error, "cannot write to a status page");
         }
     }

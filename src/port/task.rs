@@ -3,6 +3,7 @@
 //! The task owns the process. It outlives the worker actor if need be, so that a process is ended and reaped
 //! whatever happens to actors; when the actor is gone it ends the process.
 
+mod calls;
 mod cancel;
 mod end;
 mod limits;
@@ -29,7 +30,7 @@ use crate::request::{Request, Why};
 use crate::shared::Shared;
 use crate::stats::WorkerState;
 use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind, ProtocolError};
-use cancel::Cancelling;
+use calls::Calls;
 use limits::Meter;
 
 /// A worker that has closed its port has this long to end by itself, before it is killed.
@@ -117,7 +118,7 @@ pub(crate) struct PortTask {
     /// The process; 0 until there is one.
     pub(crate) pid: i32,
     /// Keeps the channel of commands open.
-    pub(crate) _link: Link,
+    pub(crate) link: Link,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     /// Resolves when the worker actor is gone.
     pub(crate) actor_gone: oneshot::Receiver<Infallible>,
@@ -146,40 +147,22 @@ enum Leave {
 struct Live {
     port: Port,
     child: Child,
-    current: Option<Box<Request>>,
-    /// A call that Python may still be running, for nobody; there is no other then.
-    cancelling: Option<Cancelling>,
+    calls: Calls,
     /// The port that takes over as soon as no call is running.
     successor: Option<Successor>,
     /// It leaves as soon as no call is running.
     retiring: bool,
+    /// It takes no more calls, its slot has another port, and it leaves as soon as no call is running.
+    draining: bool,
     meter: Meter,
     /// Where Python asks.
     desk: Desk,
 }
 
 impl Live {
-    /// Whether it can take a call.
-    fn is_free(&self) -> bool {
-        self.current.is_none() && self.cancelling.is_none()
-    }
-
-    /// When the call that is running runs out of time.
-    fn deadline(&self) -> Option<tokio::time::Instant> {
-        self.current.as_ref().map(|request| request.ticket.deadline.into())
-    }
-
     /// When there is something to do.
     fn due(&self) -> Option<tokio::time::Instant> {
-        let cancelling = || self.cancelling.as_ref().map(|it| it.due().into());
-        let call = self.deadline().or_else(cancelling);
-        [call, self.meter.due().map(Into::into)].into_iter().flatten().min()
-    }
-
-    /// The call that Python is running; 0 for none.
-    fn running(&self) -> u64 {
-        let cancelling = self.cancelling.as_ref().map(Cancelling::id);
-        self.current.as_ref().map(|request| request.ticket.id).or(cancelling).unwrap_or(0)
+        [self.calls.due(), self.meter.due()].into_iter().flatten().min().map(Into::into)
     }
 }
 
@@ -220,7 +203,7 @@ impl PortTask {
             {
                 alarm.as_mut().reset(due);
             }
-            let source = source(&self.shared, &self.name, live.running());
+            let source = source(&self.shared, &self.name, live.calls.only());
             let event = tokio::select! {
                 biased;
                 _ = &mut self.actor_gone => return Leave::Kill(Ended::Stopped),
@@ -234,8 +217,8 @@ impl PortTask {
                 }
                 () = &mut alarm => {
                     let now = tokio::time::Instant::now();
-                    if live.deadline().is_some_and(|deadline| deadline <= now) {
-                        self.cancel(live, Why::Expired);
+                    while let Some(id) = live.calls.expired(now.into_std()) {
+                        self.cancel(live, id, Why::Expired);
                     }
                     let leave = self.climb(live, now.into_std());
                     if let Some(leave) = leave.or_else(|| self.look(live, now.into_std())) {
@@ -253,8 +236,8 @@ impl PortTask {
             };
             let leave = match event {
                 Event::Frame(frame) => self.frame(live, frame),
-                Event::Stack(stack) => {
-                    self.stack(live, stack);
+                Event::Stack(id, stack) => {
+                    self.stack(live, id, stack);
                     None
                 }
                 Event::Closed => Some(Leave::Closed(Ended::ClosedPort)),
@@ -270,13 +253,12 @@ impl PortTask {
     }
 
     fn command(&self, live: &mut Live, command: Command) -> Option<Leave> {
-        let holds = |id| live.current.as_ref().is_some_and(|request| request.ticket.id == id);
+        let is_free = live.calls.is_empty();
         match command {
             Command::Run(request) => self.begin(live, request),
-            Command::Cancel(id, why) if holds(id) => self.cancel(live, why),
-            // The request has ended meanwhile, or is being ended.
-            Command::Cancel(..) => {}
-            Command::Ping(token) if live.is_free() => {
+            // Nothing, if the request has ended meanwhile, or is being ended.
+            Command::Cancel(id, why) => self.cancel(live, id, why),
+            Command::Ping(token) if is_free => {
                 live.port.send(FrameBuilder::bare(Kind::Ping, token).into());
             }
             // It is busy, and not to be judged by a ping.
@@ -285,16 +267,33 @@ impl PortTask {
             }
             // Its worker hears of it, and serves on.
             Command::HandOver(successor) if !successor.is_there() => {}
-            Command::HandOver(successor) if live.is_free() => {
-                return Some(Leave::Replaced(successor));
+            Command::HandOver(successor) if is_free => return Some(Leave::Replaced(successor)),
+            // With several calls there may never be a moment without one.
+            Command::HandOver(successor) if self.overlaps() => {
+                successor.take_over(&self.shared, self.slot);
+                self.drain(live, WorkerMsg::Replaced { epoch: self.epoch });
             }
             Command::HandOver(successor) => live.successor = Some(successor),
-            Command::Retire if live.is_free() => return Some(Leave::Exit { grace: TERM_GRACE }),
+            Command::Retire if is_free => return Some(Leave::Exit { grace: TERM_GRACE }),
             Command::Retire => live.retiring = true,
             Command::Exit { grace } => return Some(Leave::Exit { grace }),
             Command::Kill(reason) => return Some(Leave::Kill(reason)),
         }
         None
+    }
+
+    /// Whether its calls may overlap.
+    fn overlaps(&self) -> bool {
+        self.shared.config.limits.concurrency > 1
+    }
+
+    /// Finishes the calls that it has, and takes no more; `news` tells its worker so.
+    fn drain(&self, live: &mut Live, news: WorkerMsg) {
+        live.draining = true;
+        let Self { slot, epoch, .. } = *self;
+        self.shared.board.draining(slot, epoch, &self.link);
+        self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
+        let _ = self.worker.send_message(news);
     }
 
     /// Writes a request; one that nobody waits for any more is passed over for the next.
@@ -303,7 +302,7 @@ impl PortTask {
         while let Some(mut request) = next.take() {
             let id = request.ticket.id;
             let now = Instant::now();
-            if !live.is_free() {
+            if live.draining {
                 self.give_back(request);
             } else if request.ticket.is_abandoned() {
                 request.ticket.abandon(WorkerState::Idle);
@@ -313,9 +312,11 @@ impl PortTask {
                 request.time_out(now, WorkerState::Idle);
                 next = self.next(id);
             } else {
+                if live.calls.is_empty() {
+                    self.meter_begin(live);
+                }
                 live.port.send(request.frame());
-                live.current = Some(request);
-                self.meter_begin(live);
+                live.calls.begin(request);
             }
         }
     }
@@ -329,18 +330,14 @@ impl PortTask {
 
     fn frame(&self, live: &mut Live, frame: Frame) -> Option<Leave> {
         match frame.kind {
-            Kind::Result | Kind::Error
-                if live.cancelling.as_ref().is_some_and(|it| it.id() == frame.id) =>
-            {
-                self.cancelled(live, &frame)
-            }
             Kind::Result | Kind::Error => {
-                let answers = |request: &mut Box<Request>| request.ticket.id == frame.id;
-                match live.current.take_if(answers) {
-                    Some(request) => self.finish(live, request, &frame),
-                    None => Some(Leave::Kill(Ended::Protocol(
-                        unexpected(frame.kind, frame.id).to_string(),
-                    ))),
+                if let Some(request) = live.calls.take_running(frame.id) {
+                    self.finish(live, request, &frame)
+                } else if live.calls.cancelling(frame.id).is_some() {
+                    self.cancelled(live, &frame)
+                } else {
+                    let unexpected = unexpected(frame.kind, frame.id).to_string();
+                    Some(Leave::Kill(Ended::Protocol(unexpected)))
                 }
             }
             Kind::Pong => {
@@ -366,14 +363,14 @@ impl PortTask {
         let answer = match answer(&request, frame.kind, frame) {
             Ok(answer) => answer,
             Err(error) => {
-                live.current = Some(request);
+                live.calls.begin(request);
                 return Some(Leave::Kill(Ended::Protocol(error.to_string())));
             }
         };
         if frame.flags & FLAG_RECYCLE != 0 {
             self.shared.board.stopping(self.slot, self.epoch);
             request.ticket.answer(answer, WorkerState::Stopping);
-            return Some(Leave::Recycle);
+            return self.recycle(live);
         }
         let settled = request.ticket.settle(answer, WorkerState::Idle);
         let leave = self.proceed(live, id);
@@ -381,14 +378,33 @@ impl PortTask {
         leave
     }
 
+    /// It is not to serve again: it leaves as soon as no call is running.
+    fn recycle(&self, live: &mut Live) -> Option<Leave> {
+        if live.calls.is_empty() {
+            return Some(Leave::Recycle);
+        }
+        if !live.draining {
+            self.drain(live, WorkerMsg::Leaving { epoch: self.epoch });
+        }
+        None
+    }
+
     /// Call `id` has ended, and the board knows: what next?
     fn proceed(&self, live: &mut Live, id: u64) -> Option<Leave> {
         self.meter_end(live);
-        if live.retiring {
-            return Some(Leave::Exit { grace: TERM_GRACE });
+        if live.calls.is_empty() {
+            if live.retiring {
+                return Some(Leave::Exit { grace: TERM_GRACE });
+            }
+            if live.draining {
+                return Some(Leave::Recycle);
+            }
+            if let Some(successor) = live.successor.take().filter(Successor::is_there) {
+                return Some(Leave::Replaced(successor));
+            }
         }
-        if let Some(successor) = live.successor.take().filter(Successor::is_there) {
-            return Some(Leave::Replaced(successor));
+        if live.draining {
+            return None;
         }
         if let Some(next) = self.next(id) {
             self.begin(live, next);

@@ -1,6 +1,6 @@
 //! Where a request may run, and which slot a key belongs to.
 
-use super::Priority;
+use super::{Batch, Priority};
 
 /// What a request asks of the scheduler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,6 +9,10 @@ pub(crate) struct Wish {
     pub(crate) place: Place,
     /// The hash of the key that the slot of `place` is found by, if it is.
     pub(crate) key: Option<u64>,
+    /// Its handler runs beside no other of this kind in its worker: a plain one, which holds the others up.
+    pub(crate) alone: bool,
+    /// The calls that it can be gathered with.
+    pub(crate) batch: Option<Batch>,
 }
 
 impl Wish {
@@ -29,11 +33,11 @@ impl Wish {
 pub(crate) enum Place {
     #[default]
     Anywhere,
-    /// At this slot if its worker is idle, else anywhere.
+    /// At this slot if its worker is free, else anywhere.
     Preferred(usize),
     /// At this slot.
     Only(usize),
-    /// Likewise, and at once: it is submitted only if [`Scheduler::is_idle`](super::Scheduler::is_idle) says so.
+    /// Likewise, and at once: it is submitted only if [`Scheduler::is_free`](super::Scheduler::is_free) says so.
     Now(usize),
 }
 

@@ -6,7 +6,68 @@ use std::time::Duration;
 use super::*;
 use Priority::{High, Low, Normal};
 
+/// A scheduler whose workers have one seat each, or more; nothing here waits for a batch.
+#[derive(Debug)]
+struct Scheduler<R>(super::Scheduler<R>);
+
+impl<R> std::ops::Deref for Scheduler<R> {
+    type Target = super::Scheduler<R>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<R> std::ops::DerefMut for Scheduler<R> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
 impl<R> Scheduler<R> {
+    fn new(slots: usize) -> Self {
+        Self(super::Scheduler::new(slots, 1))
+    }
+
+    fn submit(
+        &mut self,
+        id: Id,
+        deadline: Instant,
+        wish: Wish,
+        request: R,
+    ) -> Option<Assignment<R>> {
+        self.0.submit(id, deadline, wish, at(0), request)
+    }
+
+    fn resubmit(
+        &mut self,
+        id: Id,
+        deadline: Instant,
+        wish: Wish,
+        request: R,
+    ) -> Option<Assignment<R>> {
+        self.0.resubmit(id, deadline, wish, at(0), request)
+    }
+
+    fn idle(&mut self, slot: usize, epoch: u64, id: Id) -> Option<Assignment<R>> {
+        self.0.idle(slot, epoch, id, at(0))
+    }
+
+    /// The worker of a slot is there; what it takes first.
+    fn up(
+        &mut self,
+        slot: usize,
+        epoch: u64,
+        running: Option<(Id, Instant)>,
+    ) -> Option<Assignment<R>> {
+        let up = self.0.up(slot, epoch, running.as_slice());
+        if up { self.0.fill(slot, at(0)) } else { None }
+    }
+
+    fn is_idle(&self, slot: usize) -> bool {
+        self.is_free(slot, Wish::default(), at(0))
+    }
+
     /// Whether nothing is queued and nothing runs.
     fn is_drained(&self) -> bool {
         self.queued.is_empty() && self.running.is_empty()
@@ -48,7 +109,8 @@ fn queued(slots: usize, ids: impl IntoIterator<Item = Id>) -> Scheduler<Id> {
 }
 
 /// Any worker will do.
-const ANY: Wish = Wish { priority: Normal, place: Place::Anywhere, key: None };
+const ANY: Wish =
+    Wish { priority: Normal, place: Place::Anywhere, key: None, alone: false, batch: None };
 
 fn wish(slot: Option<usize>) -> Wish {
     Wish { place: slot.map_or(Place::Anywhere, Place::Only), ..ANY }
@@ -543,12 +605,12 @@ fn closed_slots_do_not_count_among_the_broken() {
 fn assert_bounded<R>(scheduler: &Scheduler<R>, most: usize) {
     let bound = 2 * most + 16;
     let own = scheduler.slots.iter().flat_map(|slot| &slot.queues);
-    for queue in scheduler.queues.iter().chain(own) {
+    for queue in scheduler.queues.iter().chain(own).flatten() {
         assert!(queue.len() <= bound, "{} for {most}", queue.len());
     }
     assert!(scheduler.deadlines.len() <= scheduler.queued.len() + scheduler.running.len());
     assert!(scheduler.running.len() <= scheduler.slots.len());
-    assert!(scheduler.idle.len() + scheduler.running.len() <= scheduler.slots.len());
+    assert!(scheduler.free.len() + scheduler.running.len() <= scheduler.slots.len());
 }
 
 #[test]
@@ -579,7 +641,7 @@ fn a_million_cancelled_requests_among_others_that_run_leave_nothing_behind() {
             _ => Place::Anywhere,
         };
         let priority = [High, Normal, Low][id as usize / 7 % 3];
-        if let Some(given) = scheduler.submit(id, at(id), Wish { priority, place, key: None }, id) {
+        if let Some(given) = scheduler.submit(id, at(id), Wish { priority, place, ..ANY }, id) {
             held[given.slot] = Some(given.request);
         } else if id % 6 != 0 {
             assert_eq!(scheduler.cancel(id), Some(Removed::Queued(id)));
@@ -605,6 +667,6 @@ fn a_full_queue_that_is_cancelled_in_any_order_leaves_nothing_behind() {
         assert_bounded(&scheduler, scheduler.queued.len());
     }
     assert!(scheduler.is_drained());
-    assert!(scheduler.queues.iter().all(|queue| queue.len() <= 16));
+    assert!(scheduler.queues.iter().flatten().all(|queue| queue.len() <= 16));
     assert!(scheduler.deadlines.is_empty());
 }

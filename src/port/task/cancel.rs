@@ -38,6 +38,7 @@ const FENCE_TOKEN: u64 = 1 << 63;
 #[derive(Debug)]
 pub(super) struct Cancelling {
     held: Held,
+    handler: String,
     why: Why,
     /// The next call of its session waits until its handler has ended.
     turn: Option<Arc<Turn>>,
@@ -54,6 +55,15 @@ pub(super) struct Cancelling {
 impl Cancelling {
     pub(super) fn id(&self) -> u64 {
         self.held.id
+    }
+
+    pub(super) fn handler(&self) -> &str {
+        &self.handler
+    }
+
+    /// Whether its grace is over.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.kill_at <= now
     }
 
     /// When there is something to do next.
@@ -82,9 +92,9 @@ impl Cancelling {
 }
 
 impl PortTask {
-    /// Begins to end the call that is running.
-    pub(super) fn cancel(&self, live: &mut Live, why: Why) {
-        let Some(mut request) = live.current.take() else {
+    /// Begins to end the call, if it is one of those that are running and whose callers wait.
+    pub(super) fn cancel(&self, live: &mut Live, id: u64, why: Why) {
+        let Some(mut request) = live.calls.take_running(id) else {
             return;
         };
         let Some(held) = request.ticket.held() else {
@@ -95,6 +105,7 @@ impl PortTask {
         let now = Instant::now();
         let mut cancelling = Cancelling {
             held,
+            handler: request.handler().to_owned(),
             why,
             turn: request.turn.take(),
             caller: Some(request),
@@ -107,72 +118,82 @@ impl PortTask {
         if why == Why::Abandoned {
             cancelling.answer(String::new());
         }
-        live.cancelling = Some(cancelling);
+        live.calls.all_cancelling().push(cancelling);
     }
 
-    /// The Python stack of a call that is being ended.
-    pub(super) fn stack(&self, live: &mut Live, stack: String) {
-        let Some(cancelling) = &mut live.cancelling else {
+    /// The Python stack of a call that is being ended; faulthandler's, which names none, is of those without one.
+    pub(super) fn stack(&self, live: &mut Live, id: u64, stack: String) {
+        let Some(cancelling) = live.calls.cancelling(id) else {
             return;
         };
         cancelling.dump_at = None;
         if cancelling.caller.is_some() {
             cancelling.answer(stack);
         } else {
-            let (worker, request) = (&*self.name, cancelling.id());
+            let worker = &*self.name;
             let stack = stack.trim_end();
-            tracing::info!(worker, request, "Python was here when its call was given up:\n{stack}");
+            tracing::info!(
+                worker,
+                request = id,
+                "Python was here when its call was given up:\n{stack}"
+            );
         }
     }
 
-    /// The next step, if it is time for one.
+    /// The next step of each, if it is time for one.
     pub(super) fn climb(&self, live: &mut Live, now: Instant) -> Option<Leave> {
-        let cancelling = live.cancelling.as_mut()?;
-        if cancelling.dump_at.take_if(|at| *at <= now).is_some() {
-            if live.child.awaits(Signal::Urg) {
-                // It has not run since.
-                cancelling.dump_at = Some(now + LATER);
-            } else {
-                // The first again, before it: what faulthandler's signal interrupts must not go on.
-                live.child.signal_main_thread(Signal::Urg);
-                live.child.signal_main_thread(Signal::Winch);
+        let Live { calls, port, child, .. } = live;
+        for cancelling in calls.all_cancelling() {
+            if cancelling.dump_at.take_if(|at| *at <= now).is_some() {
+                if child.awaits(Signal::Urg) {
+                    // It has not run since.
+                    cancelling.dump_at = Some(now + LATER);
+                } else {
+                    // The first again, before it: what faulthandler's signal interrupts must not go on.
+                    child.signal_main_thread(Signal::Urg);
+                    child.signal_main_thread(Signal::Winch);
+                }
             }
-        }
-        if cancelling.answer_at <= now && cancelling.caller.is_some() {
-            cancelling.answer(live.port.take_dump());
-        }
-        if cancelling.kill_at <= now {
-            return Some(Leave::Kill(cancelling.why.ended()));
-        }
-        if cancelling.again_at <= now && !cancelling.fenced {
-            cancelling.again_at = now + AGAIN;
-            live.child.signal_main_thread(Signal::Urg);
+            if cancelling.answer_at <= now && cancelling.caller.is_some() {
+                cancelling.answer(port.take_dump());
+            }
+            if cancelling.kill_at <= now {
+                return Some(Leave::Kill(cancelling.why.ended()));
+            }
+            if cancelling.again_at <= now && !cancelling.fenced {
+                cancelling.again_at = now + AGAIN;
+                child.signal_main_thread(Signal::Urg);
+            }
         }
         None
     }
 
     /// The handler of a cancelled call has ended, one way or another; nobody waits for how.
     pub(super) fn cancelled(&self, live: &mut Live, frame: &Frame) -> Option<Leave> {
-        let cancelling = live.cancelling.as_mut()?;
+        let Live { calls, port, .. } = live;
+        let cancelling = calls.cancelling(frame.id)?;
         cancelling.dump_at = None;
-        cancelling.answer(live.port.take_dump());
+        cancelling.answer(port.take_dump());
         if frame.flags & FLAG_RECYCLE != 0 {
-            return Some(Leave::Recycle);
+            let held = cancelling.held;
+            calls.all_cancelling().retain(|cancelling| cancelling.held != held);
+            self.shared.board.stopping(self.slot, self.epoch);
+            self.shared.board.freed(held);
+            return self.recycle(live);
         }
         cancelling.fenced = true;
         cancelling.kill_at = cancelling.kill_at.max(Instant::now() + FENCE);
         let token = FENCE_TOKEN | cancelling.id();
-        live.port.send(FrameBuilder::bare(Kind::Ping, token).into());
+        port.send(FrameBuilder::bare(Kind::Ping, token).into());
         None
     }
 
     /// The cancelled call after which this PONG says that the worker is free.
     pub(super) fn fenced(&self, live: &mut Live, token: u64) -> Option<u64> {
-        let fence = |cancelling: &mut Cancelling| {
-            cancelling.fenced && token == FENCE_TOKEN | cancelling.id()
-        };
-        let Cancelling { held, .. } = live.cancelling.take_if(fence)?;
-        live.port.cancelled();
+        let all = live.calls.all_cancelling();
+        let at = all.iter().position(|it| it.fenced && token == FENCE_TOKEN | it.id())?;
+        let Cancelling { held, .. } = all.swap_remove(at);
+        live.port.cancelled(held.id);
         self.shared.board.freed(held);
         Some(held.id)
     }

@@ -2,16 +2,16 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{
     CLOSED_GRACE, Command, Leave, Live, PortEnd, PortTask, REPORT, Successor, TERM_GRACE, source,
 };
 use crate::actors::worker::WorkerMsg;
 use crate::error::{Ended, Error, Exit, WorkerDeath};
+use crate::port::Event;
 use crate::port::answer::answer;
 use crate::port::process::LauncherGone;
-use crate::port::{Event, Port};
 use crate::request::Request;
 use crate::stats::WorkerState;
 use crate::sys::Signal;
@@ -32,7 +32,9 @@ impl PortTask {
         };
         let successor = handed_over.or(successor).filter(Successor::is_there);
         // First of all: the slot is never without a worker.
-        if let Some(successor) = successor {
+        if live.draining {
+            // It has been told already.
+        } else if let Some(successor) = successor {
             successor.take_over(&self.shared, slot);
             let _ = self.worker.send_message(WorkerMsg::Replaced { epoch });
         } else if matches!(leave, Leave::Recycle) {
@@ -42,30 +44,34 @@ impl PortTask {
         self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
         // Calls that were sent here go to another worker.
         unread.into_iter().for_each(|request| self.give_back(request));
-        let busy = !live.is_free();
+        let busy = !live.calls.is_empty();
         let mut leave = leave;
-        let mut turn = None;
-        if let Some(mut cancelling) = live.cancelling.take() {
+        let mut turns = Vec::new();
+        // The call that the others are ended for.
+        let culprit =
+            live.calls.overdue(Instant::now()).filter(|_| matches!(leave, Leave::Kill(_)));
+        for cancelling in &mut std::mem::take(live.calls.all_cancelling()) {
             cancelling.answer(live.port.take_dump());
-            turn = cancelling.take_turn();
+            turns.extend(cancelling.take_turn());
             // A handler that was given its time has no more of it because the pool ends.
             if let Leave::Exit { grace } = &mut leave {
                 *grace = cancelling.left().min(*grace);
             }
         }
         let (exit, mut ended) = self.exit(&mut live, leave).await;
-        drop(turn);
+        drop(turns);
         if matches!(ended, Ended::Itself | Ended::ClosedPort | Ended::Launcher)
             && let Some((resident, limit)) = self.over_limit(&live)
         {
             ended = Ended::Memory { resident, limit };
         }
-        for frame in live.port.drain(self.source(live.running())) {
+        for frame in live.port.drain(self.source(live.calls.only())) {
             self.last_frame(&mut live, &frame);
         }
         let mut message = format!("worker {} (pid {}) {exit}{ended}", self.name, live.child.pid());
-        if let Some(request) = live.current.take() {
-            message = self.lose(&mut live.port, request, exit, &ended);
+        let died = culprit.map_or_else(|| ended.clone(), |handler| Ended::Collateral { handler });
+        for told in self.lose(&mut live, exit, &died) {
+            message = told;
         }
         let uptime = self.shared.board.down(slot, epoch, Some(message.clone()));
         match ended {
@@ -87,11 +93,10 @@ impl PortTask {
         match frame.kind {
             Kind::Log => self.log(frame),
             Kind::Result | Kind::Error => {
-                let answers = |request: &mut Box<Request>| request.ticket.id == frame.id;
-                if let Some(request) = live.current.take_if(answers) {
+                if let Some(request) = live.calls.take_running(frame.id) {
                     match answer(&request, frame.kind, frame) {
                         Ok(answer) => request.ticket.answer(answer, WorkerState::Stopping),
-                        Err(_) => live.current = Some(request),
+                        Err(_) => live.calls.begin(request),
                     }
                 }
             }
@@ -139,8 +144,7 @@ impl PortTask {
                 Ended::Recycled
             }
         };
-        let left =
-            live.deadline().map(|deadline| deadline.duration_since(tokio::time::Instant::now()));
+        let left = live.calls.deadline().map(|at| at.saturating_duration_since(Instant::now()));
         let patience = left.map_or(REPORT, |left| left.clamp(LEAST_REPORT, REPORT));
         match live.child.exit(patience).await {
             Ok(exit) => (exit, ended),
@@ -177,28 +181,39 @@ impl PortTask {
                         open = self.ask(live, &frame).is_none();
                     }
                     Event::Frame(frame) => self.last_frame(live, &frame),
-                    Event::Stack(_) => {}
+                    Event::Stack(..) => {}
                     Event::Closed | Event::Broken(_) => open = false,
                 },
             }
         }
     }
 
-    /// The worker died with this call in its hands. One that certainly did not start goes to another worker.
-    fn lose(&self, port: &mut Port, request: Box<Request>, exit: Exit, ended: &Ended) -> String {
-        let started = port.started().is_none_or(|started| started == request.ticket.id);
-        let death = self.death(&request, exit, ended.clone(), Some((port, started)));
-        let message = death.to_string();
-        if started || matches!(ended, Ended::Shutdown) {
-            request.ticket.answer(Err(death), WorkerState::Stopping);
-        } else {
-            self.give_back_or(request, death);
+    /// The worker died with these calls in its hands; returns what is said of it. Those that certainly did not start go to
+    /// another worker.
+    fn lose(&self, live: &mut Live, exit: Exit, ended: &Ended) -> Vec<String> {
+        let lost = live.calls.take_all_running();
+        if lost.is_empty() {
+            return Vec::new();
         }
-        message
+        let started = live.port.started();
+        let last = (live.port.stderr_tail(), live.port.take_dump());
+        let lose = |request: Box<Request>| {
+            let id = request.ticket.id;
+            let started = started.as_ref().is_none_or(|started| started.contains(&id));
+            let death = self.death(&request, exit, ended.clone(), started, last.clone());
+            let message = death.to_string();
+            if started || matches!(ended, Ended::Shutdown) {
+                request.ticket.answer(Err(death), WorkerState::Stopping);
+            } else {
+                self.give_back_or(request, death);
+            }
+            message
+        };
+        lost.into_iter().map(lose).collect()
     }
 
     pub(super) fn give_back(&self, request: Box<Request>) {
-        let death = self.death(&request, Exit::Unknown, Ended::Stopped, None);
+        let death = self.death(&request, Exit::Unknown, Ended::Stopped, false, Default::default());
         self.give_back_or(request, death);
     }
 
@@ -211,17 +226,15 @@ impl PortTask {
         self.shared.resubmit(request);
     }
 
+    /// What the caller of a call is told; with its last words on stderr, and its last Python stack.
     fn death(
         &self,
         request: &Request,
         exit: Exit,
         ended: Ended,
-        port: Option<(&mut Port, bool)>,
+        started: bool,
+        (stderr, python_stack): (String, String),
     ) -> Error {
-        let (stderr, python_stack, started) = match port {
-            Some((port, started)) => (port.stderr_tail(), port.take_dump(), started),
-            None => (String::new(), String::new(), false),
-        };
         Error::WorkerDied(Arc::new(WorkerDeath {
             worker: self.name.clone(),
             pid: self.pid,

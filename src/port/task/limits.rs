@@ -52,7 +52,7 @@ impl Meter {
 }
 
 impl PortTask {
-    /// A call begins.
+    /// A call begins, the only one.
     pub(super) fn meter_begin(&self, live: &mut Live) {
         let limits = &self.shared.config.worker_limits;
         if self.watched_memory(live).is_some() || limits.cpu.is_some() {
@@ -67,7 +67,9 @@ impl PortTask {
     pub(super) fn meter_end(&self, live: &mut Live) {
         let limits = &self.shared.config.worker_limits;
         let meter = &mut live.meter;
-        meter.look_at = None;
+        if live.calls.is_empty() {
+            meter.look_at = None;
+        }
         if meter.asked {
             return;
         }
@@ -103,7 +105,8 @@ impl PortTask {
         }
         let used = usage.cpu.saturating_sub(live.meter.cpu);
         if limits.cpu.is_some_and(|limit| used > limit) {
-            self.cancel(live, Why::Cpu(used));
+            // Of several it cannot be said which; a pool whose calls overlap has no such limit.
+            self.cancel(live, live.calls.only(), Why::Cpu(used));
         }
         None
     }

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::calls::Calls;
 use super::limits::Meter;
 use super::{CLOSED_GRACE, Command, Live, PortTask, REPORT, source, unexpected};
 use crate::actors::launcher::{LauncherMsg, SpawnOrder};
@@ -57,10 +58,10 @@ impl PortTask {
         let mut live = Live {
             port,
             child,
-            current: None,
-            cancelling: None,
+            calls: Calls::default(),
             successor: None,
             retiring: false,
+            draining: false,
             meter: Meter::new(&self.shared.config.worker_limits),
             desk: Desk::new(self.shared.sessions.clone(), self.shared.config.limits.max_frame),
         };
@@ -111,7 +112,7 @@ impl PortTask {
                         return Ok(());
                     }
                 }
-                Event::Stack(_) => {}
+                Event::Stack(..) => {}
                 Event::Closed => return Err(self.ended_before_ready(live).await),
                 Event::Broken(error) => return Err(self.broke_protocol(&error)),
             }

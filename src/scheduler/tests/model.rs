@@ -319,8 +319,8 @@ impl Trial {
         let slots = self.hands.len();
         match *step {
             Step::Submit { place, slot, priority, deadline } => {
-                let token = self
-                    .token(deadline, Wish { priority, place: place(slot.index(slots)), key: None });
+                let token =
+                    self.token(deadline, Wish { priority, place: place(slot.index(slots)), ..ANY });
                 let Token { id, deadline, wish } = token;
                 let busy =
                     |slot| matches!(wish.place, Place::Now(_)) && !self.scheduler.is_idle(slot);

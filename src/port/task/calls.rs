@@ -1,0 +1,88 @@
+//! The calls that a port holds: one, or as many as the pool's concurrency and its batches allow.
+
+use std::time::Instant;
+
+use super::cancel::Cancelling;
+use crate::request::Request;
+
+/// At most 256 of them, so nothing here needs an index.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    /// Those whose callers wait.
+    running: Vec<Box<Request>>,
+    /// Those that are being ended, and that Python may still be running.
+    cancelling: Vec<Cancelling>,
+}
+
+impl Calls {
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_empty() && self.cancelling.is_empty()
+    }
+
+    pub(super) fn begin(&mut self, request: Box<Request>) {
+        self.running.push(request);
+    }
+
+    /// The call of this id whose caller waits.
+    pub(super) fn running(&mut self, id: u64) -> Option<&mut Request> {
+        self.running
+            .iter_mut()
+            .find(|request| request.ticket.id == id)
+            .map(|request| &mut **request)
+    }
+
+    pub(super) fn take_running(&mut self, id: u64) -> Option<Box<Request>> {
+        let at = self.running.iter().position(|request| request.ticket.id == id)?;
+        Some(self.running.swap_remove(at))
+    }
+
+    pub(super) fn take_all_running(&mut self) -> Vec<Box<Request>> {
+        std::mem::take(&mut self.running)
+    }
+
+    pub(super) fn is_cancelling(&self) -> bool {
+        !self.cancelling.is_empty()
+    }
+
+    /// The call of this id that is being ended.
+    pub(super) fn cancelling(&mut self, id: u64) -> Option<&mut Cancelling> {
+        self.cancelling.iter_mut().find(|cancelling| cancelling.id() == id)
+    }
+
+    pub(super) fn all_cancelling(&mut self) -> &mut Vec<Cancelling> {
+        &mut self.cancelling
+    }
+
+    /// The handler of a call whose grace is over, if other calls are running beside it.
+    pub(super) fn overdue(&self, now: Instant) -> Option<String> {
+        let overdue = |cancelling: &&Cancelling| cancelling.is_overdue(now);
+        let overdue = self.cancelling.iter().find(overdue)?;
+        (!self.running.is_empty()).then(|| overdue.handler().to_owned())
+    }
+
+    /// When the first of the calls runs out of time whose callers wait.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.running.iter().map(|request| request.ticket.deadline).min()
+    }
+
+    /// A call that has run out of time.
+    pub(super) fn expired(&self, now: Instant) -> Option<u64> {
+        let expired = |request: &&Box<Request>| request.ticket.deadline <= now;
+        self.running.iter().find(expired).map(|request| request.ticket.id)
+    }
+
+    /// When there is something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let cancelling = self.cancelling.iter().map(Cancelling::due);
+        self.deadline().into_iter().chain(cancelling).min()
+    }
+
+    /// The only call that Python may be running; 0 if there is none, or several.
+    pub(super) fn only(&self) -> u64 {
+        match (&self.running[..], &self.cancelling[..]) {
+            ([request], []) => request.ticket.id,
+            ([], [cancelling]) => cancelling.id(),
+            _ => 0,
+        }
+    }
+}
