@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use crate::board::{Held, Outcome};
 use crate::breaker::{Change, Refusal, Verdict};
 use crate::error::{Ended, Error, Exit, Stage, WorkerDeath};
+use crate::exchange::PortSide;
 use crate::scheduler::Wish;
 use crate::shared::Shared;
 use crate::stats::WorkerState;
@@ -32,13 +33,15 @@ pub(crate) enum Why {
     Asked,
     /// It has used so much processor time.
     Cpu(Duration),
+    /// Its next item did not come within this time.
+    Stalled(Duration),
 }
 
 impl Why {
     /// Why its worker is ended, if it comes to that.
     pub(crate) fn ended(self) -> Ended {
         match self {
-            Why::Expired => Ended::TimedOut,
+            Why::Expired | Why::Stalled(_) => Ended::TimedOut,
             Why::Abandoned => Ended::Abandoned,
             Why::Asked => Ended::Cancelled,
             Why::Cpu(_) => Ended::CpuTime,
@@ -54,6 +57,8 @@ pub(crate) struct Request {
     pub(crate) ticket: Ticket,
     /// Kept until its handler has ended.
     pub(crate) turn: Option<Arc<Turn>>,
+    /// What goes to and fro beside it.
+    pub(crate) side: PortSide,
     reassigned: u8,
 }
 
@@ -61,7 +66,7 @@ impl Request {
     /// Boxed once: on its way it moves through half a dozen messages and tables.
     pub(crate) fn new(frame: Bytes, wish: Wish, mut ticket: Ticket) -> Box<Self> {
         ticket.frame = frame;
-        Box::new(Self { wish, ticket, turn: None, reassigned: 0 })
+        Box::new(Self { wish, ticket, turn: None, side: PortSide::default(), reassigned: 0 })
     }
 
     /// The encoded CALL frame.
@@ -71,6 +76,21 @@ impl Request {
 
     pub(crate) fn handler(&self) -> &str {
         self.ticket.handler()
+    }
+
+    /// When its time runs out, or that of its next item.
+    pub(crate) fn due(&self) -> Instant {
+        let item = self.side.item_due().map(|(at, _)| at);
+        item.map_or(self.ticket.deadline, |at| at.min(self.ticket.deadline))
+    }
+
+    /// Whether, and how, its time has run out by `now`.
+    pub(crate) fn expired(&self, now: Instant) -> Option<Why> {
+        if self.ticket.deadline <= now {
+            return Some(Why::Expired);
+        }
+        let (at, timeout) = self.side.item_due()?;
+        (at <= now).then_some(Why::Stalled(timeout))
     }
 
     /// Whether the request may be given to another worker: its caller still waits, and it has not been passed
@@ -127,6 +147,10 @@ impl Request {
         let elapsed = now.saturating_duration_since(submitted);
         let error = match why {
             Why::Expired => Error::Timeout { handler, stage, elapsed, timeout, python_stack },
+            Why::Stalled(timeout) => {
+                let stage = Stage::Item;
+                Error::Timeout { handler, stage, elapsed, timeout, python_stack }
+            }
             Why::Asked => Error::Cancelled { handler, stage, elapsed, python_stack },
             Why::Cpu(used) => {
                 let limit = self.ticket.shared.config.worker_limits.cpu.unwrap_or_default();
@@ -317,7 +341,9 @@ fn verdict(outcome: Outcome<'_>) -> Verdict {
     };
     match error {
         Error::Python { .. } | Error::BadResult { .. } => Verdict::Answered,
-        Error::Timeout { stage: Stage::Run, .. } | Error::CpuTime { .. } => Verdict::Failed,
+        Error::Timeout { stage: Stage::Run | Stage::Item, .. } | Error::CpuTime { .. } => {
+            Verdict::Failed
+        }
         Error::WorkerDied(death) if death.started => match death.ended {
             Ended::Itself
             | Ended::ClosedPort

@@ -25,9 +25,9 @@ _ITEM = 0
 _END = 1
 _ERROR = 2
 
-# Half of Rust's window: it never waits for what isn't told yet.
+# Half of Rust's window: it never waits for what isn't told yet. A character takes four of its bytes at most.
 _TELL_ITEMS = 32
-_TELL_BYTES = 512 * 1024
+_TELL_TEXT = 128 * 1024
 
 
 class InputError(Exception):
@@ -45,7 +45,6 @@ class Input:
     """
 
     __slots__ = (
-        "_bytes",
         "_cancellation",
         "_closed",
         "_connection",
@@ -55,6 +54,7 @@ class Input:
         "_over",
         "_request",
         "_taken",
+        "_text",
         "_told",
         "_waiters",
     )
@@ -69,7 +69,7 @@ class Input:
         self._lock = allocate_lock()  # of the sums below; several threads may iterate
         self._taken = 0
         self._told = -1
-        self._bytes = 0
+        self._text = 0
         self._over = False
         self._closed = False
 
@@ -172,8 +172,8 @@ class Input:
             raise InputError(f"input {self._name!r}, after {self._taken} items: {_json.loads(frame.json)}")
         with self._lock:
             self._taken += 1
-            self._bytes += len(frame.json)
-            if self._taken - self._told >= _TELL_ITEMS or self._bytes >= _TELL_BYTES:
+            self._text += len(frame.json)
+            if self._taken - self._told >= _TELL_ITEMS or self._text >= _TELL_TEXT:
                 self._tell()
         try:
             return _json.loads(frame.json)
@@ -183,5 +183,5 @@ class Input:
     def _tell(self) -> None:
         """How many items were taken; Rust sends so many ahead of that."""
         self._told = self._taken
-        self._bytes = 0
+        self._text = 0
         self._connection.send(_wire.WANT, self._request.id, self._taken, self._name.encode())

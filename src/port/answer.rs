@@ -38,6 +38,9 @@ pub(super) fn answer(
     if !frame.buffers.is_empty() {
         return Err(ProtocolError::Unexpected("raw buffers beside an answer".to_owned()));
     }
+    if kind == Kind::Result && request.side.is_stream() && !frame.json.is_empty() {
+        return Err(ProtocolError::Unexpected("a result beside the items of a stream".to_owned()));
+    }
     if kind == Kind::Result {
         return Ok(Ok(frame.json.clone()));
     }

@@ -6,6 +6,7 @@
 mod calls;
 mod cancel;
 mod end;
+mod exchange;
 mod limits;
 mod start;
 
@@ -14,6 +15,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ractor::ActorRef;
 use tokio::sync::{mpsc, oneshot};
 
@@ -55,6 +57,10 @@ pub(crate) enum Command {
     Run(Box<Request>),
     /// This request is given up.
     Cancel(u64, Why),
+    /// So many items of this request's stream were taken in all.
+    Credit(u64, u64),
+    /// An INPUT for this request.
+    Input(u64, Bytes),
     /// Ping the worker, if it is idle, with this token.
     Ping(u64),
     /// Let this port take over as soon as no call is running, and leave.
@@ -217,8 +223,8 @@ impl PortTask {
                 }
                 () = &mut alarm => {
                     let now = tokio::time::Instant::now();
-                    while let Some(id) = live.calls.expired(now.into_std()) {
-                        self.cancel(live, id, Why::Expired);
+                    while let Some((id, why)) = live.calls.expired(now.into_std()) {
+                        self.cancel(live, id, why);
                     }
                     let leave = self.climb(live, now.into_std());
                     if let Some(leave) = leave.or_else(|| self.look(live, now.into_std())) {
@@ -258,6 +264,8 @@ impl PortTask {
             Command::Run(request) => self.begin(live, request),
             // Nothing, if the request has ended meanwhile, or is being ended.
             Command::Cancel(id, why) => self.cancel(live, id, why),
+            Command::Credit(id, taken) => self.credit(live, id, taken),
+            Command::Input(id, frame) => self.input(live, id, frame),
             Command::Ping(token) if is_free => {
                 live.port.send(FrameBuilder::bare(Kind::Ping, token).into());
             }
@@ -316,6 +324,7 @@ impl PortTask {
                     self.meter_begin(live);
                 }
                 live.port.send(request.frame());
+                request.side.begin(now);
                 live.calls.begin(request);
             }
         }
@@ -352,6 +361,7 @@ impl PortTask {
                 None
             }
             Kind::Ask => self.ask(live, &frame),
+            Kind::Item | Kind::Progress | Kind::Want => self.beside(live, &frame),
             kind => Some(Leave::Kill(Ended::Protocol(unexpected(kind, frame.id).to_string()))),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::cancel::Cancelling;
-use crate::request::Request;
+use crate::request::{Request, Why};
 
 /// At most 256 of them, so nothing here needs an index.
 #[derive(Debug, Default)]
@@ -62,13 +62,13 @@ impl Calls {
 
     /// When the first of the calls runs out of time whose callers wait.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.running.iter().map(|request| request.ticket.deadline).min()
+        self.running.iter().map(|request| request.due()).min()
     }
 
-    /// A call that has run out of time.
-    pub(super) fn expired(&self, now: Instant) -> Option<u64> {
-        let expired = |request: &&Box<Request>| request.ticket.deadline <= now;
-        self.running.iter().find(expired).map(|request| request.ticket.id)
+    /// A call that has run out of time, and of which.
+    pub(super) fn expired(&self, now: Instant) -> Option<(u64, Why)> {
+        let expired = |request: &Box<Request>| Some((request.ticket.id, request.expired(now)?));
+        self.running.iter().find_map(expired)
     }
 
     /// When there is something to do.
