@@ -53,6 +53,27 @@ def tidy(n: int, ended: str) -> Iterator[int]:
 
 
 @snakepen.handler
+def tidy_large(n: int, ended: str) -> Iterator[tuple[int, str]]:
+    try:
+        for i in range(n):
+            yield i, "x" * 400_000
+    except GeneratorExit:
+        _tell(ended, "GeneratorExit")
+        raise
+
+
+@snakepen.handler
+async def tidy_large_async(n: int, ended: str) -> AsyncIterator[tuple[int, str]]:
+    try:
+        for i in range(n):
+            yield i, "x" * 400_000
+    except GeneratorExit:
+        await asyncio.sleep(0)
+        _tell(ended, "GeneratorExit")
+        raise
+
+
+@snakepen.handler
 async def tidy_async(n: int, ended: str) -> AsyncIterator[int]:
     try:
         for i in range(n):
