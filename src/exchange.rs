@@ -78,8 +78,9 @@ impl PortSide {
         self.stream.is_some() || self.wants.is_some()
     }
 
-    pub(crate) fn is_stream(&self) -> bool {
-        self.stream.is_some()
+    /// Whether items have come.
+    pub(crate) fn has_items(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.began.load(Ordering::Relaxed))
     }
 
     /// The call is with a worker.

@@ -116,6 +116,7 @@ mod dispatcher;
 mod error;
 mod exchange;
 mod interpreter;
+mod kinds;
 mod launcher;
 mod package;
 mod pool;

@@ -29,6 +29,7 @@ macro_rules! files {
 files!(
     "__init__.py",
     "_async.py",
+    "_batch.py",
     "_cancel.py",
     "_cgroup.py",
     "_config.py",
@@ -45,6 +46,7 @@ files!(
     "_launcher.py",
     "_linux.py",
     "_logging.py",
+    "_overlap.py",
     "_programs.py",
     "_progress.py",
     "_request.py",

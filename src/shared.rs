@@ -14,6 +14,7 @@ use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::dispatcher::{Dispatcher, Submitted};
 use crate::error::StartError;
+use crate::kinds::Kinds;
 use crate::pool::Anchor;
 use crate::request::Request;
 use crate::session::SessionStore;
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) cgroup: Option<PoolCgroup>,
     pub(crate) board: Board,
     pub(crate) breaker: Breaker,
+    pub(crate) kinds: Kinds,
     /// Where the state of its sessions is.
     pub(crate) sessions: SessionStore,
     /// Whose calls run one at a time.
@@ -81,6 +83,7 @@ impl Shared {
             cgroup,
             board: Board::new(config.workers, config.limits.concurrency),
             breaker: Breaker::new(config.limits.circuit_threshold, config.limits.circuit_cool_down),
+            kinds: Kinds::new(config.limits.concurrency > 1),
             config,
             sessions,
             turns: Turns::default(),

@@ -146,12 +146,12 @@ impl StatusPage {
     /// Size in bytes.
     const SIZE: u64 = 8192;
 
-    /// The most calls that a worker holds: so many places there are for those that it has started, and for those that are to
-    /// be cancelled.
+    /// The most calls that a worker holds: so many places there are for those that are to be cancelled, and, beside one for
+    /// plain handlers, for those that it has started.
     pub(crate) const CALLS: usize = 256;
 
     /// Where those places begin, in bytes.
-    const STARTED: u64 = 2048;
+    const STARTED: u64 = 2040;
     const CANCELLED: u64 = 4096;
 
     pub(crate) fn new() -> io::Result<Self> {
@@ -199,7 +199,7 @@ impl StatusPage {
 
     /// The ids in the places of requests that Python has started; 0 where none was ever.
     pub(crate) fn started(&self) -> io::Result<Vec<u64>> {
-        let mut words = [0_u8; 8 * Self::CALLS];
+        let mut words = [0_u8; 8 * (Self::CALLS + 1)];
         let read = rustix::io::pread(&self.memory, &mut words, Self::STARTED)?;
         if read != words.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());

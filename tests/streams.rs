@@ -429,6 +429,41 @@ async fn streams_of_many_consumers_run_beside_calls() {
     finish(pool).await;
 }
 
+/// One slow consumer keeps nothing from the others, in the same worker.
+#[tokio::test]
+async fn streams_overlap_in_one_worker() {
+    let pool = pool("streams.py").workers(1).concurrency(8).start().await.unwrap();
+    let pid = pids(&pool)[0];
+    let n = 4 * WINDOW;
+    let mut held_up = pool.stream::<(usize, usize)>("overlapping", n);
+    take(&mut held_up, 1).await;
+    let others = (0..4).map(|_| all(pool.stream::<(usize, usize)>("overlapping", n)));
+    let mut most = 0;
+    for (items, error) in within(LIMIT, "the others", futures::future::join_all(others)).await {
+        assert!(error.is_none(), "{error:?}");
+        assert!(items.iter().map(|&(number, _)| number).eq(0..n));
+        most = most.max(items.iter().map(|&(_, at_work)| at_work).max().unwrap());
+    }
+    assert_eq!(most, 5);
+    let sums: Vec<usize> = all(pool.session("user").stream("asks_between", 100)).await.0;
+    assert!(sums.into_iter().eq(1..=100));
+    // A plain one runs while they stand still.
+    assert_eq!(all(pool.stream::<usize>("count", n)).await.0.len(), n);
+    // Given up, each of them ends alone.
+    let files = Files::new();
+    for round in 0..10 {
+        let ended = files.path(&format!("ended-{round}"));
+        let mut stream = pool.stream::<usize>("tidy_async", (1_000_000, &ended));
+        take(&mut stream, round * 10 + 1).await;
+        drop(stream);
+        assert_eq!(told(&ended).await, "closed");
+    }
+    assert_eq!(take(&mut held_up, n - 1).await.last().unwrap().0, n - 1);
+    assert!(held_up.next().await.is_none());
+    serves(&pool, pid).await;
+    finish(pool).await;
+}
+
 #[test]
 fn without_a_runtime_there_is_an_error() {
     let runtime = tokio::runtime::Runtime::new().unwrap();

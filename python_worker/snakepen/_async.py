@@ -8,8 +8,8 @@ from ._worker import leave_for_good
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-    from typing import TypeVar
+    from collections.abc import Awaitable, Callable, Coroutine
+    from typing import Any, TypeVar
 
     from ._cancel import Cancellation
     from ._connection import Connection
@@ -24,6 +24,8 @@ class EventLoop:
         self.loop = asyncio.new_event_loop()
         self.loop.add_reader(connection.fileno(), self._readable)
         connection.served_by = self.loop
+        self.received: Callable[[], None] | None = None
+        """Called when frames have been read."""
 
     def run(self, awaitable: Awaitable[Result]) -> Result:
         """The awaitable's result. Frames are read, and PING answered, while it waits.
@@ -36,9 +38,24 @@ class EventLoop:
         self._cancellation.task = asyncio.current_task()
         return await awaitable
 
+    def run_until_stopped(self) -> None:
+        self.loop.run_forever()
+
+    def stop(self) -> None:
+        self.loop.stop()
+
+    def later(self, seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
+        return self.loop.call_later(seconds, function)
+
+    def start(self, coroutine: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """A task that goes on while the loop runs."""
+        return self.loop.create_task(coroutine)
+
     def _readable(self) -> None:
         try:
             self._connection.receive_ready()
+            if self.received is not None:
+                self.received()
         except BaseException as error:
             # The loop would only log it, and the handler, which nobody waits for any more, go on.
             leave_for_good(error, self._connection)

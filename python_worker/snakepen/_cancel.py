@@ -105,6 +105,17 @@ class _Case:
         self.recycle = False
 
 
+class Overlapping:
+    """A request that is served beside others, and its task."""
+
+    __slots__ = ("case", "request", "task")
+
+    def __init__(self, request: Request, task: Task[Any]) -> None:
+        self.request = request
+        self.task = task
+        self.case = _Case(request)
+
+
 class Cancellation:
     """A worker's. All of it happens in the main thread; what may be raised is raised while `request` is set."""
 
@@ -118,6 +129,7 @@ class Cancellation:
         "case",
         "driver",
         "floor",
+        "overlapping",
         "request",
         "task",
         "thread",
@@ -142,6 +154,8 @@ class Cancellation:
         """The code that calls handlers."""
         self.driver: CodeType | None = None
         """The code that runs generators."""
+        self.overlapping: dict[int, Overlapping] = {}
+        """The requests that are served beside each other, by id."""
 
     def install(self) -> None:
         """Before any code of the user's, which may replace all of it."""
@@ -177,25 +191,40 @@ class Cancellation:
 
     def is_shielded(self, request: Request) -> bool:
         """Whether the request is not to be ended yet."""
-        case = self.case
-        if case is None or case.request is not request or not case.shields:
+        case = self._case_of(request)
+        if case is None or not case.shields:
             return False
         case.waiting = True
         return True
 
     def close(self, request: Request) -> None:
-        """Its generator is being closed: that is its interruption, and there is no other."""
+        """The request is told in some other way, such as by closing its generator: there is no other interruption."""
+        request._closing = True
         self._find(request).spent = True
 
     def spoil(self, request: Request) -> None:
         """Nobody knows what the request has left half done."""
-        self._find(request).recycle = True
+        overlapping = self.overlapping.get(request.id)
+        (self._find(request) if overlapping is None else overlapping.case).recycle = True
+
+    def is_spoilt(self, overlapping: Overlapping) -> bool:
+        return overlapping.case.recycle and not self._reuse
+
+    def _case_of(self, request: Request) -> _Case | None:
+        overlapping = self.overlapping.get(request.id)
+        if overlapping is not None:
+            return overlapping.case
+        return self.case if self.case is not None and self.case.request is request else None
 
     # Shields
 
     def begin_shield(self) -> _Case | None:
         request = self.request
         served = _request.running.get()
+        if served is not None and served.id in self.overlapping:
+            case = self.overlapping[served.id].case
+            case.shields += 1
+            return case
         # A task that an earlier request has left behind doesn't shield this one.
         if request is None or (served is not None and served is not request):
             return None
@@ -205,6 +234,11 @@ class Cancellation:
 
     def end_shield(self, case: _Case, frame: FrameType) -> Cancelled | None:
         case.shields -= 1
+        overlapping = self.overlapping.get(case.request.id)
+        if overlapping is not None:
+            if case.waiting and not case.shields:
+                overlapping.task.cancel()
+            return None
         if case.waiting and not case.shields and self.request is case.request:
             return self._interrupt(case, frame, soon=False)
         return None
@@ -217,18 +251,59 @@ class Cancellation:
     # The signal
 
     def _asked(self, _number: int, frame: FrameType | None) -> None:
+        for other in list(self.overlapping.values()):
+            if self._page.is_cancelled(other.request.id):
+                self._end(other, frame)
         request = self._connection.running
-        if request is None or not self._page.is_cancelled(request.id):
+        if request is None:
+            return
+        if request.batch:
+            if not self._all_cancelled(request, frame):
+                return
+        elif not self._page.is_cancelled(request.id):
             return
         request.cancelled = True
         case = self._find(request)
-        if not case.shown:
+        if not case.shown and not request.batch:
             case.shown = True
-            self._show(request, frame)
+            self._show(request.id, frame, generator=request._generator)
         if self.request is request:
             error = self._interrupt(case, frame, soon=True)
             if error is not None:
                 raise error
+
+    def _end(self, overlapping: Overlapping, frame: FrameType | None) -> None:
+        """Cancels the task of a request that is served beside others, from the loop's side."""
+        request, case, task = overlapping.request, overlapping.case, overlapping.task
+        ids = request.batch or (request.id,)
+        if request.batch:
+            if not self._all_cancelled(request, frame, task):
+                return
+        elif not case.shown:
+            case.shown = True
+            self._show(request.id, frame, task, request._generator)
+        request.cancelled = True
+        if not case.spent:
+            case.spent = case.by_task = True
+            task.get_loop().call_soon_threadsafe(self._end_task, ids[0])
+
+    def _end_task(self, id: int) -> None:
+        overlapping = self.overlapping.get(id)
+        if overlapping is None or overlapping.request._closing:  # it has come to its end first
+            return
+        if overlapping.case.shields:
+            overlapping.case.waiting = True
+        else:
+            overlapping.task.cancel()
+
+    def _all_cancelled(self, request: Any, frame: FrameType | None, task: Task[Any] | None = None) -> bool:
+        """Whether no caller of a batch waits any more. Those that have just given up are shown the stack."""
+        cancelled = [id for id in request.batch if self._page.is_cancelled(id)]
+        for id in cancelled:
+            if id not in request.shown:
+                request.shown.add(id)
+                self._show(id, frame, task)
+        return len(cancelled) == len(request.batch)
 
     def _interrupt(self, case: _Case, frame: FrameType | None, soon: bool) -> Cancelled | None:
         """Ends tasks, or returns what the caller is to raise; or neither, and is asked again.
@@ -261,7 +336,7 @@ class Cancellation:
         return case.raised
 
     def _cancel_tasks(self, request: Request, loop: AbstractEventLoop) -> None:
-        if self.request is not request:  # its handler has come to its end first
+        if self.request is not request or request._closing:  # its handler has come to its end first
             return
         if self.awaiting is request:
             if self.task is not None:
@@ -310,23 +385,26 @@ class Cancellation:
 
     # The stack
 
-    def _show(self, request: Request, frame: FrameType | None) -> None:
-        lines = [f"{BEGIN}{request.id}\n", "Stack (most recent call first):\n"]
-        running: set[FrameType] = set()
+    def _show(self, id: int, frame: FrameType | None, task: Task[Any] | None = None, generator: Any = None) -> None:
+        """`task` is that of a request beside others: what the thread is at is of interest if it is at that."""
+        lines = [f"{BEGIN}{id}\n", "Stack (most recent call first):\n"]
+        running = _frames(frame)
+        if generator is not None:
+            lines += _awaited(generator, running)
+        awaiting = task or self.task
+        if awaiting is not None:
+            lines += _awaited(awaiting.get_coro(), running)
         at = frame
-        while at is not None:
-            running.add(at)
-            at = at.f_back
-        if request._generator is not None:
-            lines += _awaited(request._generator, running)
-        if self.task is not None:
-            lines += _awaited(self.task.get_coro(), running)
-        at = frame
+        if task is not None and sys.modules["asyncio"].current_task(task.get_loop()) is not task:
+            at = None
         while at is not None and at.f_code is not self.floor:
             if len(lines) > _MAX_FRAMES:
                 lines.append("  ...\n")
                 break
-            if not at.f_code.co_filename.startswith(_HERE):
+            file = at.f_code.co_filename
+            if task is not None and file.endswith("/asyncio/events.py"):  # below it is the loop
+                break
+            if not file.startswith(_HERE):
                 lines.append(_line(at))
             at = at.f_back
         try:
@@ -342,6 +420,15 @@ def _line(frame: FrameType) -> str:
     """As faulthandler has it."""
     code = frame.f_code
     return f'  File "{ascii(code.co_filename)[1:-1]}", line {frame.f_lineno} in {ascii(code.co_name)[1:-1]}\n'
+
+
+def _frames(frame: FrameType | None) -> set[FrameType]:
+    """Those of a thread."""
+    frames: set[FrameType] = set()
+    while frame is not None:
+        frames.add(frame)
+        frame = frame.f_back
+    return frames
 
 
 def _awaited(coroutine: Any, running: set[FrameType]) -> list[str]:

@@ -15,6 +15,7 @@ class Config:
 
     __slots__ = (
         "cgroups",
+        "concurrency",
         "expose",
         "fresh",
         "handlers",
@@ -37,6 +38,7 @@ class Config:
         self.fresh: bool = raw["fresh"]
         self.max_frame: int = raw["max_frame"]
         self.log_level: int = raw["log_level"]
+        self.concurrency: int = raw.get("concurrency", 1)
         self.reuse_after_cancel: bool = raw.get("reuse_after_cancel", False)
         cgroup = raw.get("cgroup")
         self.cgroups = Cgroups(cgroup) if cgroup else None

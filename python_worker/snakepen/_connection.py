@@ -6,6 +6,7 @@ import os
 from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_RDWR, SOCK_STREAM, socket
 from _thread import RLock, allocate_lock, get_ident
 from itertools import count
+from time import monotonic
 
 from . import _wire
 from ._request import running
@@ -53,8 +54,8 @@ class Waiter:
         except RuntimeError:  # it has been woken, and not looked yet
             pass
 
-    def sleep(self) -> None:
-        self._lock.acquire(True, _LOOK)
+    def sleep(self, seconds: float = _LOOK) -> None:
+        self._lock.acquire(True, min(seconds, _LOOK))
 
 
 class Awaiter:
@@ -150,6 +151,36 @@ class Connection:
                 self._wake_one()
         return calls.popleft()
 
+    def take_call(self) -> Frame | None:
+        """A call that has been received."""
+        return self._calls.popleft() if self._calls else None
+
+    def next_call_of(self, handler: str, seconds: float) -> Frame | None:
+        """A call of this handler, if there is one within that time and before one of another."""
+        from select import POLLIN, poll
+
+        calls = self._calls
+        end = monotonic() + seconds
+        while not calls and not self.leaving:
+            left = end - monotonic()
+            if left <= 0:
+                return None
+            if not self._receiving.acquire(False):
+                self._main.sleep(left)  # a thread is at it, and wakes this one
+                continue
+            try:
+                poller = poll()
+                poller.register(self._socket, POLLIN)
+                if not calls and poller.poll(left * 1000):
+                    self._receive(MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
+            finally:
+                self._receiving.release()
+            if self._sleepers:
+                self._wake_one()
+        return calls.popleft() if calls and calls[0].name.partition("\0")[0] == handler else None
+
     def receive_ready(self) -> None:
         """For the event loop that found the socket readable."""
         if not self._receiving.acquire(False):
@@ -241,11 +272,12 @@ class Connection:
 
     def _cancel(self, frame: Frame) -> None:
         id = frame.id
-        if self.running is not None and self.running.id == id:
+        exchange = self.exchanges.get(id)
+        if exchange is not None:
+            exchange.cancel(frame)
+            return
+        if self.running is not None and self.running.id == id and not self.running.batch:
             self.running.cancelled = True
-            exchange = self.exchanges.get(id)
-            if exchange is not None:
-                exchange.wake(frame)
             return
         for call in self._calls:
             if call.id == id:

@@ -16,9 +16,16 @@ if TYPE_CHECKING:
 
 MAX_NAME_BYTES = 255
 
+MAX_BATCH = 256
+MAX_WAIT_MS = 60_000
+
 _CO_COROUTINE = 0x80
+_CO_ASYNC_GENERATOR = 0x200
 
 table: dict[str, Callable[..., Any]] = {}
+
+batches: dict[str, tuple[int, float]] = {}
+"""The handlers whose calls are gathered: how many, and for how many seconds from the first."""
 
 
 if TYPE_CHECKING:
@@ -26,23 +33,49 @@ if TYPE_CHECKING:
     @overload
     def handler(function: Function, /) -> Function: ...
     @overload
-    def handler(*, name: str | None = None) -> Callable[[Function], Function]: ...
+    def handler(
+        *, name: str | None = None, batch: int | None = None, wait_ms: float = 0
+    ) -> Callable[[Function], Function]: ...
 
 
-def handler(function: Any = None, /, *, name: str | None = None) -> Any:
+def handler(function: Any = None, /, *, name: str | None = None, batch: int | None = None, wait_ms: float = 0) -> Any:
     """Lets Rust call this function by its name, or by the one given.
 
     `@handler` and `@handler(name="x")` return the function unchanged. It may be `async def`.
-    Raises TypeError for what isn't a function, ValueError for a name that another function has.
+
+    With `batch=32` (1 to 256) calls that wait are gathered, up to so many: the function is called once with the list of
+    their arguments, and returns a list of as many results, in their order. An exception in that list is the error of
+    that call alone; one that is raised is everybody's. The item of a call is its argument, the list of them if it has
+    several, or a dict if they are named. `wait_ms` is how long the first call of a batch waits for others (0 to 60 000;
+    0 takes what is there). Each caller has a deadline of its own; the function is interrupted when none waits any more.
+
+    Raises TypeError for what isn't a function, ValueError for a name that another function has, and for numbers out of
+    these ranges.
     """
     if name is not None and not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"a handler's name is a str, not {type(name).__name__}")
+    gathered = _batch(batch, wait_ms)
     if function is None:
-        return lambda function: handler_of(function, name)
-    return handler_of(function, name)
+        return lambda function: handler_of(function, name, gathered)
+    return handler_of(function, name, gathered)
 
 
-def handler_of(function: Any, name: str | None) -> Any:
+def _batch(batch: Any, wait_ms: Any) -> tuple[int, float] | None:
+    for what, number, kinds in (("batch", batch, int), ("wait_ms", wait_ms, (int, float))):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, kinds)):
+            raise TypeError(f"@snakepen.handler({what}=...) is a number, not {type(number).__name__}")
+    if batch is None:
+        if wait_ms:
+            raise ValueError("@snakepen.handler(wait_ms=...) goes with batch=..., the most calls that are gathered")
+        return None
+    if not 1 <= batch <= MAX_BATCH:
+        raise ValueError(f"@snakepen.handler(batch=...) is 1 to {MAX_BATCH}, not {batch}")
+    if not 0 <= wait_ms <= MAX_WAIT_MS:
+        raise ValueError(f"@snakepen.handler(wait_ms=...) is 0 to {MAX_WAIT_MS} milliseconds, not {wait_ms}")
+    return batch, wait_ms / 1000
+
+
+def handler_of(function: Any, name: str | None, batch: tuple[int, float] | None = None) -> Any:
     if isinstance(function, type) or not callable(function):
         what = f"the class {function.__qualname__}" if isinstance(function, type) else f"{function!r:.80}"
         raise TypeError(f"@snakepen.handler decorates a function, not {what}")
@@ -51,6 +84,9 @@ def handler_of(function: Any, name: str | None) -> Any:
         if not isinstance(name, str):
             raise TypeError(f"{function!r:.80} has no __name__: use @snakepen.handler(name=...)")
     register(name, function)
+    batches.pop(name, None)
+    if batch is not None:
+        batches[name] = batch
     return function
 
 
@@ -66,7 +102,7 @@ def register(name: str, function: Callable[..., Any]) -> None:
 
 def is_async(function: Any) -> bool:
     code = getattr(function, "__code__", None)
-    return bool(getattr(code, "co_flags", 0) & _CO_COROUTINE)
+    return bool(getattr(code, "co_flags", 0) & (_CO_COROUTINE | _CO_ASYNC_GENERATOR))
 
 
 def _origin(function: Any) -> str:

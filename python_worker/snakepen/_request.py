@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._progress import Watch
+    from ._stream import Exchange
 
 
 class Place:
@@ -29,7 +30,18 @@ class Place:
 class Request:
     """One call from Rust. Obtained from `snakepen.current()`."""
 
-    __slots__ = ("_deadline_ns", "_generator", "_place", "_progress", "cancelled", "handler", "id", "session")
+    __slots__ = (
+        "_closing",
+        "_deadline_ns",
+        "_exchange",
+        "_generator",
+        "_place",
+        "_progress",
+        "cancelled",
+        "handler",
+        "id",
+        "session",
+    )
 
     id: int
     """The request's number, unique within its pool."""
@@ -42,6 +54,9 @@ class Request:
     that computes. It is true before `snakepen.Cancelled` is raised, or the handler's task cancelled.
     """
 
+    batch: tuple[int, ...] = ()
+    """The ids of the requests that are served together, where they are: see `batch` of `snakepen.handler`."""
+
     session: str | None
     """The id of the session that the call belongs to, if it belongs to one: see `snakepen.session()`."""
 
@@ -52,8 +67,10 @@ class Request:
         self.cancelled = False
         self._deadline_ns = deadline_ns
         self._place = place
-        self._generator: Any = None  # what the handler has returned, while it runs
-        self._progress: Watch | None = None  # the caller watches
+        self._exchange: Exchange | None = None  # what its caller wants beside an answer
+        self._generator: Any = None  # what its handler has returned, while that runs
+        self._closing = False  # it has been told that it is to end, by its generator's end perhaps
+        self._progress: Watch | None = None  # its caller watches
 
     @property
     def deadline(self) -> float | None:

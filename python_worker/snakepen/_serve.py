@@ -10,7 +10,7 @@ from ._request import Request, running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from ._async import EventLoop
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._connection import Connection
     from ._request import Place
     from ._status import StatusPage
-    from ._stream import Exchange, Sink
+    from ._stream import Sink
     from ._wire import Frame
 
 _PLAIN = frozenset((dict, list, str, int, float, bool, type(None), tuple))
@@ -29,6 +29,10 @@ class Leave(Exception):
 
     def __init__(self, code: Any) -> None:
         self.code = code
+
+
+Answer = tuple[int, bytes, bytes, int]
+"""Kind, name, JSON, flags."""
 
 
 class Server:
@@ -44,10 +48,25 @@ class Server:
 
     def run(self) -> None:
         """Serves until Rust asks to leave."""
+        batches = _handlers.batches
         while (call := self._connection.next_call()) is not None:
-            self._serve(call)
+            if batches and call.name.partition("\0")[0] in batches:
+                self._serve_batch(call)
+            else:
+                self._serve(call)
 
     def _serve(self, call: Frame) -> None:
+        prepared = self._prepare(call)
+        if prepared is None:
+            return
+        function, arguments, request = prepared
+        kind, name, json, flags = self._run(function, arguments, request, self._result)
+        flags |= self._tidy()
+        self._connection.send(kind, call.id, 0, name, json, flags)
+        self._page.idle()
+
+    def _prepare(self, call: Frame) -> tuple[Any, Any, Request] | None:
+        """The function, its arguments, and the request; None for a call that is answered already."""
         function = self._handlers.get(call.name)
         session = None
         inputs: list[str] = []
@@ -57,67 +76,84 @@ class Server:
         if function is None:
             known = sorted(self._handlers)
             self._refuse(call, b"unknown_handler", {"name": call.name, "known": known})
-            return
+            return None
         if call.buffers:
             self._refuse(call, b"arguments", {"message": "this version of snakepen takes no buffers"})
-            return
+            return None
         try:
             arguments = _json.loads(call.json) if call.json else None
         except (ValueError, RecursionError) as error:
             self._refuse(call, b"arguments", {"message": f"{type(error).__name__}: {error}"})
-            return
-        kind, name, json, flags = self._run(function, arguments, call, session or None, inputs)
+            return None
+        request = Request(call.id, call.name, call.arg, self._place, session or None)
+        if inputs and call.name in _handlers.batches:
+            self._refuse(call, b"arguments", {"message": "a batch handler takes no inputs"})
+            return None
+        if call.flags or inputs:
+            exchange = _stream.Exchange(self._connection, self._cancellation, request, call.flags, inputs)
+            twice = exchange.inputs.keys() & arguments if isinstance(arguments, dict) else None
+            if twice:
+                self._refuse(call, b"arguments", {"message": f"{min(twice)!r} is both an argument and an input"})
+                return None
+            request._exchange = exchange
+            if inputs:
+                from functools import partial
+
+                function = partial(function, **exchange.inputs)
+        return function, arguments, request
+
+    def _tidy(self) -> int:
+        """After a handler, and before its answer. Returns the flags for that."""
+        flags = 0
         if self._cancellation.case is not None and self._cancellation.settle():
-            flags |= _wire.RECYCLE
+            flags = _wire.RECYCLE
         if _directory.changed and not _directory.restore():
-            flags |= _wire.RECYCLE
+            flags = _wire.RECYCLE
+        self._flush()
+        return flags
+
+    def _flush(self) -> None:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()  # what print(end="") has left
             except Exception:  # the handler has put something of its own there
                 pass
         self._connection.recover()
-        self._connection.send(kind, call.id, 0, name, json, flags)
+
+    def _serve_batch(self, first: Frame) -> None:
+        from ._batch import Batch, gather
+
+        calls = gather(self._connection, first)
+        batch = Batch(self._connection, self._page, self._place, calls, self._prepare)
+        if batch.request is None:
+            return
+        ids = batch.request.batch
+        for id, place in zip(ids, self._batch_places(len(ids)), strict=True):
+            self._page.start(id, place)
+        answers = self._run(batch.function, [batch.items], batch.request, batch.results)
+        batch.answer(answers, self._tidy())
         self._page.idle()
 
-    def _exchange(self, request: Request, flags: int, inputs: Sequence[str]) -> Exchange:
-        """What the caller wants beside an answer."""
-        connection = self._connection
-        exchange = _stream.Exchange()
-        if flags & _wire.STREAM:
-            exchange.flow = _stream.Flow(connection, self._cancellation, request)
-        if inputs:
-            from ._input import Input
+    def _batch_places(self, calls: int) -> Sequence[int]:
+        """Places of the status page that are free, of which the first is that of plain handlers."""
+        return range(calls)
 
-            exchange.inputs = {name: Input(connection, self._cancellation, request, name) for name in inputs}
-        if flags & _wire.WATCH:
-            from ._progress import Watch
-
-            request._progress = Watch(connection, request.id)
-        return exchange
-
-    def _run(
-        self, function: Any, arguments: Any, call: Frame, session: str | None = None, inputs: Sequence[str] = ()
-    ) -> tuple[int, bytes, bytes, int]:
-        """What to answer: kind, name, JSON, flags."""
+    def _run(self, function: Any, arguments: Any, request: Request, encode: Callable[[Any], Any]) -> Any:
+        """What to answer: what `encode` makes of the result, or an error."""
         connection = self._connection
         cancellation = self._cancellation
-        request = Request(call.id, call.name, call.arg, self._place, session)
-        exchange = None
-        json = None
-        if call.flags or inputs:
-            exchange = connection.exchanges[call.id] = self._exchange(request, call.flags, inputs)
         connection.running = request
         running.set(request)
-        self._page.start(call.id)
+        self._page.start(request.id)
+        exchange = request._exchange
+        if exchange is not None:
+            exchange.open()
         try:
             try:
                 kind = type(arguments)
                 # From here on Cancelled may be raised at any point, but only once,
                 cancellation.request = request
-                if exchange is not None and exchange.inputs:
-                    result = _with_inputs(function, arguments, exchange.inputs)
-                elif kind is list:
+                if kind is list:
                     result = function(*arguments)
                 elif kind is dict:
                     result = function(**arguments)
@@ -127,99 +163,94 @@ class Server:
                     result = function(arguments)
                 kind = type(result)
                 if kind not in _PLAIN:
-                    if hasattr(kind, "__await__"):
-                        cancellation.awaiting = request
-                        result = self._await(result)
-                        kind = type(result)
                     if kind is _stream.GENERATOR:
-                        json = _stream.drive(result, self._sink(request, exchange), cancellation, request)
+                        result = _stream.drive(result, self._sink(request), cancellation, request)
+                        encode = self._encoded
                     elif kind is _stream.ASYNC_GENERATOR:
                         cancellation.awaiting = request
-                        json = self._iterate(result, self._sink(request, exchange), request)
+                        result = self._await(_stream.drive_async(result, self._sink(request), cancellation, request))
+                        encode = self._encoded
+                    elif hasattr(kind, "__await__"):
+                        cancellation.awaiting = request
+                        result = self._await(result)
             finally:
                 # and after this no more. The outer clauses meet the one that comes just before.
                 cancellation.request = None
             if connection.abandoned:
                 os._exit(0)
-            if json is not None:
-                return _wire.RESULT, b"", json, 0
-            if exchange is not None and exchange.flow is not None:
-                fault = exchange.flow.put(result)
-                if fault is not None:
-                    raise fault
-                return _wire.RESULT, b"", b"", 0
-            json = _json.dumps(result)
-            if len(json) > connection.max_frame:
-                raise _json.Unserialisable(
-                    type(result).__name__,
-                    "$",
-                    f"the result takes {len(json)} bytes as JSON, the pool's largest frame is {connection.max_frame}",
-                )
-            return _wire.RESULT, b"", json, 0
+            return encode(result)
         except SystemExit as leaving:
             if connection.abandoned:
                 os._exit(leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None))
             raise Leave(leaving.code) from None
-        except _json.Unserialisable as error:
-            fault = {
-                "type": _errors.sound(error.type_name),
-                "path": error.path,
-                "message": _errors.sound(error.message),
-            }
-            return _wire.ERROR, b"result", self._encode(b"result", fault), 0
         except BaseException as error:
             cancellation.request = None
             if connection.abandoned:
                 os._exit(1)
-            if request.cancelled and cancellation.caused(error):
-                return _wire.ERROR, b"cancelled", b"{}", 0
-            # After MemoryError nobody knows what was left half done.
-            flags = _wire.RECYCLE if isinstance(error, MemoryError) else 0
-            return _wire.ERROR, b"exception", self._encode(b"exception", _errors.describe(error)), flags
+            return self._failure(request, error)
         finally:
             connection.running = None
             running.set(None)
             if exchange is not None:
-                self._close(request, exchange)
+                exchange.close()
 
-    def _await(self, awaitable: Any) -> Any:
-        try:
-            return self._loop().run(awaitable)
-        finally:
-            self._cancellation.task = None
+    def _result(self, result: Any) -> Answer:
+        return _wire.RESULT, b"", encode_result(result, self._connection.max_frame), 0
 
-    def _loop(self) -> EventLoop:
-        if self.event_loop is None:
-            from ._async import EventLoop
+    def _encoded(self, json: bytes) -> Answer:
+        return _wire.RESULT, b"", json, 0
 
-            self.event_loop = EventLoop(self._connection, self._cancellation)
-        return self.event_loop
-
-    def _iterate(self, generator: Any, sink: Sink, request: Request) -> bytes:
-        loop = self._loop().loop
-        return self._await(_stream.drive_async(generator, sink, self._cancellation, request, loop))
-
-    def _sink(self, request: Request, exchange: Exchange | None) -> Sink:
+    def _sink(self, request: Request) -> Sink:
+        """Where the items of a generator go."""
+        exchange = request._exchange
         if exchange is not None and exchange.flow is not None:
             return exchange.flow
         return _stream.Collection(self._connection.max_frame, self._cancellation, request)
 
-    def _close(self, request: Request, exchange: Exchange) -> None:
-        self._connection.exchanges.pop(request.id, None)
-        exchange.close()
-        if request._progress is not None:
-            request._progress.flush()
+    def _failure(self, request: Request, error: BaseException) -> Answer:
+        if request.cancelled and self._cancellation.caused(error):
+            return _wire.ERROR, b"cancelled", b"{}", 0
+        return failure(error, self._connection.max_frame)
+
+    def _await(self, awaitable: Any) -> Any:
+        if self.event_loop is None:
+            from ._async import EventLoop
+
+            self.event_loop = EventLoop(self._connection, self._cancellation)
+        try:
+            return self.event_loop.run(awaitable)
+        finally:
+            self._cancellation.task = None
 
     def _refuse(self, call: Frame, status: bytes, fault: dict[str, Any]) -> None:
-        self._connection.send(_wire.ERROR, call.id, 0, status, self._encode(status, fault))
-
-    def _encode(self, status: bytes, fault: dict[str, Any]) -> bytes:
-        return _errors.encode_within(fault, self._connection.max_frame - len(status))
+        max_bytes = self._connection.max_frame - len(status)
+        self._connection.send(_wire.ERROR, call.id, 0, status, _errors.encode_within(fault, max_bytes))
 
 
-def _with_inputs(function: Any, arguments: Any, inputs: dict[str, Any]) -> Any:
-    if isinstance(arguments, list):
-        return function(*arguments, **inputs)
-    if isinstance(arguments, dict):
-        return function(**arguments, **inputs)
-    return function(**inputs) if arguments is None else function(arguments, **inputs)
+def encode_result(result: Any, max_frame: int) -> bytes:
+    json = _json.dumps(result)
+    if len(json) > max_frame:
+        raise _json.Unserialisable(
+            type(result).__name__,
+            "$",
+            f"the result takes {len(json)} bytes as JSON, the pool's largest frame is {max_frame}",
+        )
+    return json
+
+
+def failure(error: BaseException, max_frame: int) -> Answer:
+    """The answer of a handler that has raised this."""
+    flags = 0
+    if isinstance(error, _json.Unserialisable):
+        status = b"result"
+        fault: Any = {
+            "type": _errors.sound(error.type_name),
+            "path": error.path,
+            "message": _errors.sound(error.message),
+        }
+    else:
+        status = b"exception"
+        fault = _errors.describe(error)
+        # After MemoryError nobody knows what was left half done.
+        flags = _wire.RECYCLE if isinstance(error, MemoryError) else 0
+    return _wire.ERROR, status, _errors.encode_within(fault, max_frame - len(status)), flags

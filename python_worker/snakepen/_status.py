@@ -10,7 +10,8 @@ CALLS = 256
 
 # Words.
 PHASE = 0
-STARTED = 256
+STARTED = 255
+"""A place for a plain handler, and CALLS more."""
 CANCELLED = 512
 
 BOOTING = 0

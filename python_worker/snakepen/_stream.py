@@ -13,9 +13,8 @@ from ._connection import Awaiter, Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
     from collections import deque
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Generator, Sequence
     from types import AsyncGeneratorType, GeneratorType
     from typing import Any, Protocol
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
         def put(self, item: Any) -> BaseException | None: ...
         def is_full(self) -> bool: ...
         def wait(self) -> BaseException | None: ...
-        async def wait_async(self, loop: AbstractEventLoop) -> BaseException | None: ...
+        async def wait_async(self) -> BaseException | None: ...
         def result(self) -> bytes: ...
 else:
     from _collections import deque
@@ -51,21 +50,46 @@ async def _some_async() -> AsyncGenerator[None, None]:
     yield
 
 
-GENERATOR = type(_some())
-ASYNC_GENERATOR = type(_some_async())
+GENERATOR: Any = type(_some())
+ASYNC_GENERATOR: Any = type(_some_async())
 
 
 class Exchange:
     """What goes to and fro beside a request and its answer."""
 
-    __slots__ = ("flow", "inputs")
+    __slots__ = ("_connection", "_request", "flow", "inputs")
 
-    def __init__(self) -> None:
-        self.flow: Flow | None = None
+    def __init__(
+        self, connection: Connection, cancellation: Cancellation, request: Request, flags: int, inputs: Sequence[str]
+    ) -> None:
+        self._connection = connection
+        self._request = request
+        self.flow = Flow(connection, cancellation, request) if flags & _wire.STREAM else None
         self.inputs: dict[str, Input] = {}
+        if inputs:
+            from ._input import Input
+
+            self.inputs = {name: Input(connection, cancellation, request, name) for name in inputs}
+        if flags & _wire.WATCH:
+            from ._progress import Watch
+
+            request._progress = Watch(connection, request.id)
+
+    def open(self) -> None:
+        """The handler is about to be called."""
+        self._connection.exchanges[self._request.id] = self
+
+    def close(self) -> None:
+        """It has ended, and is about to be answered."""
+        self._connection.exchanges.pop(self._request.id, None)
+        for it in self.inputs.values():
+            it.close()
+        if self._request._progress is not None:
+            self._request._progress.flush()
+
+    # From whichever thread receives
 
     def deliver(self, frame: Frame) -> None:
-        """From whichever thread receives."""
         if frame.kind == _wire.INPUT:
             it = self.inputs.get(frame.name)
             if it is None:
@@ -74,16 +98,17 @@ class Exchange:
         elif self.flow is not None:
             self.flow.deliver(frame)
 
+    def cancel(self, frame: Frame) -> None:
+        """The caller no longer waits."""
+        self._request.cancelled = True
+        self.wake(frame)
+
     def wake(self, frame: Frame) -> None:
-        """The caller no longer waits, or Rust asks the worker to leave: whoever waits looks."""
+        """Whoever waits looks whether there is any use in it."""
         if self.flow is not None:
             self.flow.wake(frame)
         for it in self.inputs.values():
             it.wake(frame)
-
-    def close(self) -> None:
-        for it in self.inputs.values():
-            it.close()
 
 
 class Flow:
@@ -146,7 +171,10 @@ class Flow:
             self._waiter = None
         return self._why_over()
 
-    async def wait_async(self, loop: AbstractEventLoop) -> BaseException | None:
+    async def wait_async(self) -> BaseException | None:
+        from asyncio import get_running_loop
+
+        loop = get_running_loop()
         try:
             while True:
                 waiter = self._waiter = Awaiter(loop)
@@ -208,7 +236,7 @@ class Collection:
     def wait(self) -> None:
         return None
 
-    async def wait_async(self, loop: AbstractEventLoop) -> None:
+    async def wait_async(self) -> None:
         return None
 
     def result(self) -> bytes:
@@ -262,25 +290,23 @@ def drive(generator: GeneratorType[Any, Any, Any], sink: Sink, cancellation: Can
 
 
 async def drive_async(
-    generator: AsyncGeneratorType[Any, Any],
-    sink: Sink,
-    cancellation: Cancellation,
-    request: Request,
-    loop: AbstractEventLoop,
+    generator: AsyncGeneratorType[Any, Any], sink: Sink, cancellation: Cancellation, request: Request
 ) -> bytes:
+    """Likewise; by the request's task, which may be cancelled wherever it waits but while it closes the generator."""
     request._generator = generator
     try:
         async for item in generator:
             fault = sink.put(item)
             if fault is None and sink.is_full():
-                fault = await sink.wait_async(loop)
+                fault = await sink.wait_async()
             if fault is not None:
                 raise fault
         return sink.result()
     finally:
+        request._closing = True
         try:
             await generator.aclose()  # which does nothing if it has ended
         finally:
             request._generator = None
-            if generator.ag_frame is not None:
+            if generator.ag_frame is not None:  # it has yielded once more
                 cancellation.spoil(request)

@@ -58,7 +58,7 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
         _fail(connection, failure)
     if any(_handlers.is_async(function) for function in _handlers.table.values()):
         import_module("asyncio")  # now rather than in the first call
-    server = Server(connection, page, birth.place, cancellation)
+    server = _server(config.concurrency)(connection, page, birth.place, cancellation)
     _linux.name_process(f"{birth.place.pool}/{birth.place.slot}")
     _directory.settle()
     gc.enable()
@@ -73,6 +73,14 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     _leave(server, connection, page, code)
 
 
+def _server(concurrency: int) -> type[Server]:
+    if concurrency == 1:
+        return Server
+    from ._overlap import OverlappingServer
+
+    return OverlappingServer
+
+
 def _load(birth: Birth) -> None:
     stage = "handlers"
     try:
@@ -85,7 +93,15 @@ def _load(birth: Birth) -> None:
 
 
 def _ready() -> bytes:
-    return _json.dumps({"python": sys.version.split()[0], "pid": os.getpid(), "handlers": sorted(_handlers.table)})
+    handlers = _handlers.table
+    told = {
+        "python": sys.version.split()[0],
+        "pid": os.getpid(),
+        "handlers": sorted(handlers),
+        "async": sorted(name for name in handlers if _handlers.is_async(handlers[name])),
+        "batches": {name: [size, round(wait * 1e6)] for name, (size, wait) in _handlers.batches.items()},
+    }
+    return _json.dumps(told)
 
 
 def _fail(connection: Connection, failure: _startup.StartupError) -> NoReturn:

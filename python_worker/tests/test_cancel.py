@@ -17,7 +17,7 @@ from harness import Launcher, Port, until, value, wait_gone
 
 from snakepen import Cancelled, _handlers, _wire
 from snakepen._cancel import Cancellation
-from snakepen._request import Place
+from snakepen._request import Place, Request
 from snakepen._serve import Leave, Server
 from snakepen._status import CANCELLED, STARTED, StatusPage
 
@@ -631,7 +631,8 @@ def test_no_instruction_of_the_loop_lets_it_through(monkeypatch: pytest.MonkeyPa
     call = _wire.Frame(_wire.CALL, 0, 1, 0, "it", "")
     arguments = -5 if function is abs else None
     cancellation = Cancellation(connection, page, dump, False)
-    server = Server(connection, page, Place("demo", "demo/worker/0", 0, 1), cancellation)
+    place = Place("demo", "demo/worker/0", 0, 1)
+    server = Server(connection, page, place, cancellation)
     loop: Any = Steps()
     server.event_loop = loop
     traced = (Server._run.__code__, getattr(function, "__code__", None))
@@ -657,7 +658,8 @@ def test_no_instruction_of_the_loop_lets_it_through(monkeypatch: pytest.MonkeyPa
         moment += 1
         sys.settrace(trace)
         try:
-            outcome: object = server._run(function, arguments, call)[:3]
+            request = Request(call.id, call.name, call.arg, place)
+            outcome: object = server._run(function, arguments, request, server._result)[:3]
         except Leave as leave:
             outcome = leave.code
         finally:

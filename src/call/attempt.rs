@@ -130,6 +130,7 @@ async fn make(
     if wish.key.is_some() {
         wish.settle(shared.board.size());
     }
+    shared.kinds.apply(handler_of(&frame), &mut wish);
     let (ports, mut wants) = side.open();
     let mut request = Request::new(frame, wish, ticket);
     request.side = ports;

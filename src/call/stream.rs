@@ -70,7 +70,7 @@ struct Running {
     items: mpsc::UnboundedReceiver<Item>,
     call: AbortOnDropHandle<Result<Bytes, Error>>,
     /// How the call has ended. There may be items from before that.
-    end: Option<Result<(), Error>>,
+    end: Option<Result<Bytes, Error>>,
     taken: u64,
     /// Of these the worker was told.
     told: u64,
@@ -168,9 +168,10 @@ impl Running {
         loop {
             if let Some(end) = &self.end {
                 // What has come before the end is there by now. Not `poll_recv`, which has a budget.
-                let next = match self.items.try_recv() {
-                    Ok(item) => Some(self.take(&item)),
-                    Err(_) => end.clone().err().map(Err),
+                let next = match (self.items.try_recv(), end) {
+                    (Ok(item), _) => Some(self.take(&item)),
+                    (Err(_), Err(error)) => Some(Err(error.clone())),
+                    (Err(_), Ok(result)) => self.result(result.clone()),
                 };
                 return Poll::Ready(next);
             }
@@ -179,7 +180,7 @@ impl Running {
             }
             let end = ready!(Pin::new(&mut self.call).poll(cx));
             self.end = Some(match end {
-                Ok(end) => end.map(drop),
+                Ok(end) => end,
                 // A stream of the user's that was an input.
                 Err(error) => match error.try_into_panic() {
                     Ok(panic) => std::panic::resume_unwind(panic),
@@ -198,7 +199,20 @@ impl Running {
             // A worker that is gone needs no credit.
             let _ = item.link.send(Command::Credit(item.id, self.taken));
         }
-        serde_json::from_slice(&item.json).map_err(|error| {
+        self.decode(&item.json)
+    }
+
+    /// The item that a handler gives which is no generator. The answer of one that is has nothing in it.
+    fn result<T: DeserializeOwned>(&mut self, json: Bytes) -> Option<Result<T, Error>> {
+        self.end = Some(Ok(Bytes::new()));
+        (!json.is_empty()).then(|| {
+            self.taken += 1;
+            self.decode(&json)
+        })
+    }
+
+    fn decode<T: DeserializeOwned>(&self, json: &[u8]) -> Result<T, Error> {
+        serde_json::from_slice(json).map_err(|error| {
             let mut error = undecoded(self.handler.clone(), &error);
             if let Error::Decode { message, .. } = &mut error {
                 *message = format!("item {}: {message}", self.taken - 1);

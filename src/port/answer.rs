@@ -38,7 +38,7 @@ pub(super) fn answer(
     if !frame.buffers.is_empty() {
         return Err(ProtocolError::Unexpected("raw buffers beside an answer".to_owned()));
     }
-    if kind == Kind::Result && request.side.is_stream() && !frame.json.is_empty() {
+    if kind == Kind::Result && request.side.has_items() && !frame.json.is_empty() {
         return Err(ProtocolError::Unexpected("a result beside the items of a stream".to_owned()));
     }
     if kind == Kind::Result {

@@ -170,3 +170,26 @@ def dies_once(mark: str, items: int) -> Iterator[int]:
             snakepen.global_session().get("nothing")  # the items are gone by then
         os._exit(3)
     yield 42
+
+
+_at_work = 0
+
+
+@snakepen.handler
+async def overlapping(n: int) -> AsyncIterator[tuple[int, int]]:
+    """Numbers, and how many of its kind are at work."""
+    global _at_work
+    _at_work += 1
+    try:
+        for i in range(n):
+            await asyncio.sleep(0)
+            yield i, _at_work
+    finally:
+        _at_work -= 1
+
+
+@snakepen.handler
+async def asks_between(n: int) -> AsyncIterator[int]:
+    session = snakepen.session()
+    for _ in range(n):
+        yield await session.aupdate("count", lambda count: count + 1, default=0)

@@ -40,10 +40,6 @@ impl Calls {
         std::mem::take(&mut self.running)
     }
 
-    pub(super) fn is_cancelling(&self) -> bool {
-        !self.cancelling.is_empty()
-    }
-
     /// The call of this id that is being ended.
     pub(super) fn cancelling(&mut self, id: u64) -> Option<&mut Cancelling> {
         self.cancelling.iter_mut().find(|cancelling| cancelling.id() == id)
@@ -58,6 +54,14 @@ impl Calls {
         let overdue = |cancelling: &&Cancelling| cancelling.is_overdue(now);
         let overdue = self.cancelling.iter().find(overdue)?;
         (!self.running.is_empty()).then(|| overdue.handler().to_owned())
+    }
+
+    /// The numbers of the handlers that take several calls, one at least of whose caller waits.
+    pub(super) fn running_batches(&self) -> Vec<u32> {
+        if self.cancelling.is_empty() {
+            return Vec::new();
+        }
+        self.running.iter().filter_map(|request| Some(request.wish.batch?.handler)).collect()
     }
 
     /// When the first of the calls runs out of time whose callers wait.

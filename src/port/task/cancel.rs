@@ -39,6 +39,8 @@ const FENCE_TOKEN: u64 = 1 << 63;
 pub(super) struct Cancelling {
     held: Held,
     handler: String,
+    /// The number of its handler, if that takes it with other calls.
+    batch: Option<u32>,
     why: Why,
     /// The next call of its session waits until its handler has ended.
     turn: Option<Arc<Turn>>,
@@ -110,6 +112,7 @@ impl PortTask {
         let mut cancelling = Cancelling {
             held,
             handler: request.handler().to_owned(),
+            batch: request.wish.batch.map(|batch| batch.handler),
             why,
             turn: request.turn.take(),
             caller: Some(request),
@@ -147,7 +150,13 @@ impl PortTask {
     /// The next step of each, if it is time for one.
     pub(super) fn climb(&self, live: &mut Live, now: Instant) -> Option<Leave> {
         let Live { calls, port, child, .. } = live;
+        let grace = self.shared.config.limits.cancel_grace;
+        let batches = calls.running_batches();
         for cancelling in calls.all_cancelling() {
+            // The handler is at work for other callers, too: it is not interrupted, and has its time.
+            if cancelling.batch.is_some_and(|batch| batches.contains(&batch)) {
+                cancelling.kill_at = now + grace.max(2 * AGAIN);
+            }
             if cancelling.dump_at.take_if(|at| *at <= now).is_some() {
                 if child.awaits(Signal::Urg) {
                     // It has not run since.

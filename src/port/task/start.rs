@@ -122,7 +122,13 @@ impl PortTask {
     /// Whether the frame says that the worker is ready.
     fn starting_frame(&self, frame: &Frame) -> Result<bool, StartError> {
         match frame.kind {
-            Kind::Ready if frame.arg == wire::VERSION => Ok(true),
+            Kind::Ready if frame.arg == wire::VERSION => {
+                let told = serde_json::from_slice(&frame.json).map_err(|error| {
+                    self.broke_protocol(&ProtocolError::Unexpected(error.to_string()))
+                })?;
+                self.shared.kinds.learn(&told);
+                Ok(true)
+            }
             Kind::Ready => Err(self.broke_protocol(&ProtocolError::Version {
                 found: frame.arg,
                 expected: wire::VERSION,

@@ -1,0 +1,199 @@
+"""The loop of a worker whose calls overlap: those of `async def` handlers, one event loop for all of them.
+
+Plain handlers run while the event loop stands still, one after another, so that they find none running: they may run
+one of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+
+from . import _directory, _handlers, _stream, _wire
+from ._async import EventLoop
+from ._batch import Batch, handler_of
+from ._cancel import Cancelled, Overlapping
+from ._request import Request, running
+from ._serve import Leave, Server, failure
+from ._status import CALLS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ._cancel import Cancellation
+    from ._connection import Connection
+    from ._request import Place
+    from ._serve import Answer
+    from ._status import StatusPage
+    from ._wire import Frame
+
+
+class OverlappingServer(Server):
+    def __init__(self, connection: Connection, page: StatusPage, place: Place, cancellation: Cancellation) -> None:
+        super().__init__(connection, page, place, cancellation)
+        self._loop = self.event_loop = EventLoop(connection, cancellation)
+        self._loop.received = self._received
+        self._overlapping = cancellation.overlapping
+        self._places = list(range(CALLS, 0, -1))
+        """Free ones of the status page; the first is for plain handlers."""
+        self._plain: list[Frame] = []
+        self._gathering: dict[str, _Gathering] = {}
+        self._leave: Leave | None = None
+
+    def run(self) -> None:
+        """Serves until Rust asks to leave."""
+        connection = self._connection
+        while True:
+            while (call := connection.take_call()) is not None:
+                self._begin(call)
+            if self._leave is not None:
+                raise self._leave
+            if self._plain:
+                self._run_plain(self._plain.pop(0))
+            elif self._overlapping or self._gathering:
+                self._loop.run_until_stopped()
+            else:
+                self._page.idle()
+                call = connection.next_call()
+                if call is None:
+                    return
+                self._begin(call)
+
+    def _batch_places(self, calls: int) -> list[int]:
+        return [0, *self._places[1 - calls :]] if calls > 1 else [0]
+
+    def _run_plain(self, call: Frame) -> None:
+        if self._page.is_cancelled(call.id):
+            self._connection.send(_wire.ERROR, call.id, 0, b"cancelled", b"{}")
+        elif handler_of(call) in _handlers.batches:
+            self._serve_batch(call)
+        else:
+            self._serve(call)
+
+    def _received(self) -> None:
+        while (call := self._connection.take_call()) is not None:
+            self._begin(call)
+        self._stop_if_due()
+
+    def _stop_if_due(self) -> None:
+        if self._plain or self._leave is not None or not (self._overlapping or self._gathering):
+            self._loop.stop()
+
+    def _begin(self, call: Frame) -> None:
+        name = handler_of(call)
+        if not _handlers.is_async(self._handlers.get(name)):
+            # One that isn't known is answered there, too.
+            self._plain.append(call)
+        elif self._page.is_cancelled(call.id):
+            self._connection.send(_wire.ERROR, call.id, 0, b"cancelled", b"{}")
+        elif name in _handlers.batches:
+            self._gather(name, call)
+        elif (prepared := self._prepare(call)) is not None:
+            function, arguments, request = prepared
+            self._start(request, function, arguments, self._result, self._answer)
+
+    def _start(
+        self,
+        request: Request,
+        function: Any,
+        arguments: Any,
+        encode: Callable[[Any], Any],
+        answer: Callable[[Request, Any], None],
+    ) -> None:
+        ids = request.batch or (request.id,)
+        places = [self._places.pop() for _ in ids]
+        for id, place in zip(ids, places, strict=True):
+            self._page.start(id, place)
+        task = self._loop.start(self._overlap(request, function, arguments, encode, answer, places))
+        self._overlapping[request.id] = Overlapping(request, task)
+        if request._exchange is not None:
+            request._exchange.open()
+
+    async def _overlap(
+        self,
+        request: Request,
+        function: Any,
+        arguments: Any,
+        encode: Callable[[Any], Any],
+        answer: Callable[[Request, Any], None],
+        places: list[int],
+    ) -> None:
+        running.set(request)
+        connection = self._connection
+        outcome: Any = None
+        try:
+            kind = type(arguments)
+            if kind is list:
+                result = function(*arguments)
+            elif kind is dict:
+                result = function(**arguments)
+            elif arguments is None:
+                result = function()
+            else:
+                result = function(arguments)
+            if type(result) is _stream.ASYNC_GENERATOR:
+                driven = _stream.drive_async(result, self._sink(request), self._cancellation, request)
+                outcome = self._encoded(await driven)
+            else:
+                outcome = encode(await result)
+        except SystemExit as leaving:
+            self._leave = Leave(leaving.code)
+        except BaseException as error:
+            outcome = self._failed(request, error)
+        if connection.abandoned:
+            os._exit(0 if outcome is not None and outcome[0] == _wire.RESULT else 1)
+        overlapping = self._overlapping.pop(request.id)
+        self._places += places
+        if request._exchange is not None:
+            request._exchange.close()
+        if outcome is not None:
+            if not self._overlapping and _directory.changed:
+                _directory.restore()
+            self._flush()
+            if self._cancellation.is_spoilt(overlapping):
+                outcome = (*outcome[:3], outcome[3] | _wire.RECYCLE)
+            answer(request, outcome)
+        self._stop_if_due()
+
+    def _failed(self, request: Request, error: BaseException) -> Answer:
+        import asyncio
+
+        if request.cancelled and isinstance(error, (asyncio.CancelledError, Cancelled)):
+            return _wire.ERROR, b"cancelled", b"{}", 0
+        return failure(error, self._connection.max_frame)
+
+    def _answer(self, request: Request, answer: Answer) -> None:
+        kind, name, json, flags = answer
+        self._connection.send(kind, request.id, 0, name, json, flags)
+
+    # Batches
+
+    def _gather(self, name: str, call: Frame) -> None:
+        gathering = self._gathering.get(name)
+        size, wait = _handlers.batches[name]
+        if gathering is None:
+            gathering = self._gathering[name] = _Gathering(wait)
+            gathering.timer = self._loop.later(wait, lambda: self._start_batch(name))
+        gathering.calls.append(call)
+        if len(gathering.calls) == size:
+            self._start_batch(name)
+
+    def _start_batch(self, name: str) -> None:
+        gathering = self._gathering.pop(name)
+        gathering.timer.cancel()
+        batch = Batch(self._connection, self._page, self._place, gathering.calls, self._prepare)
+        if batch.request is not None:
+            answer = lambda _, answers: batch.answer(answers, 0)  # noqa: E731
+            self._start(batch.request, batch.function, [batch.items], batch.results, answer)
+        self._stop_if_due()
+
+
+class _Gathering:
+    """Calls of one handler that wait for others."""
+
+    def __init__(self, wait: float) -> None:
+        self.calls: list[Frame] = []
+        self.until = monotonic() + wait
+        self.timer: Any = None
