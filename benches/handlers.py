@@ -48,3 +48,40 @@ async def session_async(_job: str, times: int) -> float:
     for _ in range(times):
         await session.aget("value")
     return (time.perf_counter_ns() - start) / times
+
+
+@snakepen.handler
+async def async_echo(value: object) -> object:
+    return value
+
+
+@snakepen.handler
+async def sleep_5ms(value: object) -> object:
+    import asyncio
+
+    await asyncio.sleep(0.005)
+    return value
+
+
+def spin_200us() -> None:
+    end = time.perf_counter_ns() + 200_000
+    while time.perf_counter_ns() < end:
+        pass
+
+
+@snakepen.handler
+def pass_1(value: object) -> object:
+    spin_200us()
+    return value
+
+
+@snakepen.handler(batch=8, wait_ms=1)
+def pass_8(values: list[object]) -> list[object]:
+    spin_200us()
+    return values
+
+
+@snakepen.handler(batch=32, wait_ms=1)
+def pass_32(values: list[object]) -> list[object]:
+    spin_200us()
+    return values

@@ -98,7 +98,7 @@ struct Slot {
     last_error: Option<String>,
     broken: Option<Arc<StartError>>,
     link: Option<Link>,
-    running: Vec<(u64, Instant)>,
+    running: Vec<Running>,
     /// Its next worker is the first one, again perhaps.
     new: bool,
     /// It has had a worker that was ready, since it was taken into use.
@@ -107,6 +107,15 @@ struct Slot {
     ports: usize,
     /// The ways to earlier incarnations that finish their calls, with their epochs.
     draining: Vec<(u64, Link)>,
+}
+
+/// A call that a worker has.
+#[derive(Debug)]
+struct Running {
+    id: u64,
+    deadline: Instant,
+    /// It has been answered, and its handler has not ended.
+    cancelling: bool,
 }
 
 impl Board {
@@ -167,7 +176,7 @@ impl Board {
         let slot = &mut inner.slots[held.slot];
         if slot.epoch == held.epoch {
             slot.state = WorkerState::Busy;
-            slot.running.push((held.id, deadline));
+            slot.running.push(Running { id: held.id, deadline, cancelling: false });
         }
     }
 
@@ -315,9 +324,7 @@ impl Board {
     /// The worker takes no more calls.
     pub(crate) fn stopping(&self, slot: usize, epoch: u64) {
         self.with(slot, epoch, |slot| {
-            if slot.state == WorkerState::Cancelling {
-                slot.running.clear();
-            }
+            slot.running.retain(|running| !running.cancelling);
             if slot.state != WorkerState::Busy {
                 slot.state = WorkerState::Stopping;
             }
@@ -384,21 +391,24 @@ impl Inner {
         if slot.epoch != held.epoch {
             return;
         }
-        let holds = slot.running.iter().position(|&(running, _)| running == held.id);
-        if let Some(at) = holds {
-            // One that is being cancelled is not free yet, whoever takes over the queue.
-            if after != WorkerState::Cancelling || slot.link.is_none() {
-                slot.running.swap_remove(at);
-            }
-            let others = slot.running.iter().any(|&(running, _)| running != held.id);
-            // A slot that is going down already stays on its way.
-            slot.state = match (slot.link.is_some(), slot.pid.is_some()) {
-                (true, _) if others => WorkerState::Busy,
-                (true, _) => after,
-                (false, true) => WorkerState::Stopping,
-                (false, false) => WorkerState::Down,
-            };
+        let Some(at) = slot.running.iter().position(|running| running.id == held.id) else {
+            return;
+        };
+        // One that is being cancelled is not free yet, whoever takes over the queue.
+        if after == WorkerState::Cancelling && slot.link.is_some() {
+            slot.running[at].cancelling = true;
+        } else {
+            slot.running.swap_remove(at);
         }
+        let others = slot.running.iter().any(|running| !running.cancelling);
+        // A slot that is going down already stays on its way.
+        slot.state = match (slot.link.is_some(), slot.pid.is_some()) {
+            _ if others => WorkerState::Busy,
+            (true, _) if !slot.running.is_empty() => WorkerState::Cancelling,
+            (true, _) => after,
+            (false, true) => WorkerState::Stopping,
+            (false, false) => WorkerState::Down,
+        };
     }
 
     fn count(&mut self, outcome: Outcome<'_>) {

@@ -325,7 +325,7 @@ impl<R> Scheduler<R> {
     /// The next request that the slot's worker takes now, if it has a seat for one: the oldest that it may run, of the
     /// priority whose turn it is; before that, one that joins the batch that is gathered there.
     pub(crate) fn fill(&mut self, slot: usize, now: Instant) -> Option<Assignment<R>> {
-        if let Some(next) = self.fill_batch(slot) {
+        if let Some(next) = self.fill_batch(slot, now) {
             return Some(next);
         }
         if !self.free.contains(&(self.slots[slot].taken, slot)) {

@@ -166,7 +166,7 @@ impl Launcher {
         let output = io::stderr().as_fd().try_clone_to_owned()?;
         let dump = File::options().write(true).open("/dev/null")?;
         let page = rustix::fs::memfd_create("bare-status", rustix::fs::MemfdFlags::CLOEXEC)?;
-        rustix::fs::ftruncate(&page, 4096)?;
+        rustix::fs::ftruncate(&page, 8192)?;
         let spawn = json!({
             "op": "spawn", "token": slot, "slot": slot, "epoch": 1, "worker": format!("bare/worker/{slot}"),
         });

@@ -7,7 +7,6 @@ one of their own.
 from __future__ import annotations
 
 import os
-from time import monotonic
 
 from . import _directory, _handlers, _stream, _wire
 from ._async import EventLoop
@@ -38,7 +37,8 @@ class OverlappingServer(Server):
         self._overlapping = cancellation.overlapping
         self._places = list(range(CALLS, 0, -1))
         """Free ones of the status page; the first is for plain handlers."""
-        self._plain: list[Frame] = []
+        self._plain: list[Frame | list[Frame]] = []
+        """What waits for its turn alone: calls, and batches."""
         self._gathering: dict[str, _Gathering] = {}
         self._leave: Leave | None = None
 
@@ -64,11 +64,11 @@ class OverlappingServer(Server):
     def _batch_places(self, calls: int) -> list[int]:
         return [0, *self._places[1 - calls :]] if calls > 1 else [0]
 
-    def _run_plain(self, call: Frame) -> None:
-        if self._page.is_cancelled(call.id):
-            self._connection.send(_wire.ERROR, call.id, 0, b"cancelled", b"{}")
-        elif handler_of(call) in _handlers.batches:
+    def _run_plain(self, call: Frame | list[Frame]) -> None:
+        if isinstance(call, list):
             self._serve_batch(call)
+        elif self._page.is_cancelled(call.id):
+            self._connection.send(_wire.ERROR, call.id, 0, b"cancelled", b"{}")
         else:
             self._serve(call)
 
@@ -83,13 +83,13 @@ class OverlappingServer(Server):
 
     def _begin(self, call: Frame) -> None:
         name = handler_of(call)
-        if not _handlers.is_async(self._handlers.get(name)):
+        if name in _handlers.batches:
+            self._gather(name, call)
+        elif not _handlers.is_async(self._handlers.get(name)):
             # One that isn't known is answered there, too.
             self._plain.append(call)
         elif self._page.is_cancelled(call.id):
             self._connection.send(_wire.ERROR, call.id, 0, b"cancelled", b"{}")
-        elif name in _handlers.batches:
-            self._gather(name, call)
         elif (prepared := self._prepare(call)) is not None:
             function, arguments, request = prepared
             self._start(request, function, arguments, self._result, self._answer)
@@ -148,7 +148,7 @@ class OverlappingServer(Server):
         self._places += places
         if request._exchange is not None:
             request._exchange.close()
-        if outcome is not None:
+        if self._leave is None:  # else nobody is answered any more
             if not self._overlapping and _directory.changed:
                 _directory.restore()
             self._flush()
@@ -174,7 +174,7 @@ class OverlappingServer(Server):
         gathering = self._gathering.get(name)
         size, wait = _handlers.batches[name]
         if gathering is None:
-            gathering = self._gathering[name] = _Gathering(wait)
+            gathering = self._gathering[name] = _Gathering()
             gathering.timer = self._loop.later(wait, lambda: self._start_batch(name))
         gathering.calls.append(call)
         if len(gathering.calls) == size:
@@ -183,6 +183,10 @@ class OverlappingServer(Server):
     def _start_batch(self, name: str) -> None:
         gathering = self._gathering.pop(name)
         gathering.timer.cancel()
+        if not _handlers.is_async(self._handlers.get(name)):
+            self._plain.append(gathering.calls)
+            self._loop.stop()
+            return
         batch = Batch(self._connection, self._page, self._place, gathering.calls, self._prepare)
         if batch.request is not None:
             answer = lambda _, answers: batch.answer(answers, 0)  # noqa: E731
@@ -193,7 +197,6 @@ class OverlappingServer(Server):
 class _Gathering:
     """Calls of one handler that wait for others."""
 
-    def __init__(self, wait: float) -> None:
+    def __init__(self) -> None:
         self.calls: list[Frame] = []
-        self.until = monotonic() + wait
         self.timer: Any = None

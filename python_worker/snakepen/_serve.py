@@ -51,7 +51,9 @@ class Server:
         batches = _handlers.batches
         while (call := self._connection.next_call()) is not None:
             if batches and call.name.partition("\0")[0] in batches:
-                self._serve_batch(call)
+                from ._batch import gather
+
+                self._serve_batch(gather(self._connection, call))
             else:
                 self._serve(call)
 
@@ -120,10 +122,9 @@ class Server:
                 pass
         self._connection.recover()
 
-    def _serve_batch(self, first: Frame) -> None:
-        from ._batch import Batch, gather
+    def _serve_batch(self, calls: list[Frame]) -> None:
+        from ._batch import Batch
 
-        calls = gather(self._connection, first)
         batch = Batch(self._connection, self._page, self._place, calls, self._prepare)
         if batch.request is None:
             return

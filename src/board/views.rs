@@ -16,7 +16,7 @@ impl Board {
         let view = |slot: &Slot| SlotView {
             epoch: slot.epoch,
             link: slot.link.clone(),
-            running: slot.running.clone(),
+            running: slot.running.iter().map(|held| (held.id, held.deadline)).collect(),
             broken: slot.broken.clone(),
         };
         self.lock().slots.iter().map(view).collect()
@@ -73,7 +73,7 @@ impl Board {
     /// know themselves what they hold.
     pub(crate) fn links_of(&self, id: u64) -> Vec<Link> {
         let inner = self.lock();
-        let holds = |slot: &&Slot| slot.running.iter().any(|&(running, _)| running == id);
+        let holds = |slot: &&Slot| slot.running.iter().any(|running| running.id == id);
         if let Some(link) = inner.slots.iter().find(holds).and_then(|slot| slot.link.clone()) {
             return vec![link];
         }

@@ -23,14 +23,26 @@ pub(super) struct Gathering {
     /// The seat that they share.
     pub(super) seat: u64,
     room: u16,
-    until: Instant,
+    opened: Instant,
+}
+
+impl Gathering {
+    /// Whether one that arrives may join it.
+    fn is_open(&self, now: Instant) -> bool {
+        self.room > 0 && now < self.opened + self.batch.wait
+    }
+
+    /// Whether one that has waited may join it: also in the moment in which it is opened, if its first does not wait.
+    fn takes_waiting(&self, now: Instant) -> bool {
+        self.is_open(now) || (self.room > 0 && now <= self.opened)
+    }
 }
 
 impl Batch {
     /// A batch with its first request; `None` if there is no room for a second.
     pub(super) fn opened(self, seat: u64, now: Instant) -> Option<Gathering> {
         let room = self.size.saturating_sub(1);
-        (room > 0).then(|| Gathering { batch: self, seat, room, until: now + self.wait })
+        (room > 0).then(|| Gathering { batch: self, seat, room, opened: now })
     }
 }
 
@@ -82,8 +94,7 @@ impl<R> Scheduler<R> {
             None => *self.batches.gathering.get(&batch.handler)?,
         };
         let state = self.slots.get(slot).filter(|state| state.up && state.held.len() < MAX_HELD)?;
-        let open =
-            |it: &Gathering| it.batch.handler == batch.handler && it.room > 0 && now < it.until;
+        let open = |it: &Gathering| it.batch.handler == batch.handler && it.is_open(now);
         (!self.is_closed(slot) && state.gathering.as_ref().is_some_and(open)).then_some(slot)
     }
 
@@ -102,9 +113,10 @@ impl<R> Scheduler<R> {
     }
 
     /// The oldest that waits and may join the batch that is gathered at the slot.
-    pub(super) fn fill_batch(&mut self, slot: usize) -> Option<Assignment<R>> {
+    pub(super) fn fill_batch(&mut self, slot: usize, now: Instant) -> Option<Assignment<R>> {
         let state = &self.slots[slot];
-        let handler = state.gathering.as_ref()?.batch.handler;
+        let gathering = state.gathering.as_ref().filter(|it| it.takes_waiting(now))?;
+        let handler = gathering.batch.handler;
         if state.held.len() >= MAX_HELD || self.is_closed(slot) {
             return None;
         }
