@@ -1,0 +1,216 @@
+"""A worker whose calls overlap, and calls that are gathered: the Python end, over the bare protocol."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from harness import Answer, Launcher, Port, until, value, wait_gone
+
+from snakepen import _wire
+from snakepen._status import CALLS, CANCELLED, STARTED
+
+Handlers = Callable[[str], dict[str, str]]
+
+SOURCE = """
+import asyncio, os, sys, time
+from snakepen import current, shield
+gates = {}
+log = []
+@handler
+async def waits(gate):
+    log.append(gate)
+    try:
+        await gates.setdefault(gate, asyncio.Event()).wait()
+    finally:
+        log.append(f"{gate} ends")
+    return [gate, current().id]
+@handler
+async def opens(gate): gates.setdefault(gate, asyncio.Event()).set()
+@handler
+async def told(): return log
+@handler
+def plain(*gates):
+    assert asyncio.run(asyncio.sleep(0, True))
+    return current().id
+@handler
+async def shields():
+    with shield():
+        log.append("shielded")
+        while not current().cancelled: await asyncio.sleep(0.001)
+    await asyncio.sleep(1000)
+@handler
+async def yields_often():
+    while True: await asyncio.sleep(0)
+@handler
+async def blocks():
+    print("in", flush=True)
+    time.sleep(1000)
+@handler
+async def fails(): raise KeyError("mine")
+@handler
+async def leaves(): raise SystemExit(7)
+@handler(batch=3, wait_ms=500)
+def doubles(numbers): return [2 * number for number in numbers]
+@handler(batch=3, wait_ms=500)
+async def doubles_later(numbers):
+    await asyncio.sleep(0)
+    return [2 * number for number in numbers]
+"""
+
+
+@pytest.fixture
+def port(launcher: Launcher, handlers: Handlers) -> Port:
+    launcher.configure(handlers=handlers(SOURCE), concurrency=CALLS)
+    return launcher.worker()
+
+
+def answers(port: Port, count: int) -> dict[int, Any]:
+    """The next answers, by id."""
+    found: dict[int, Any] = {}
+    for _ in range(count):
+        frame = port.answer()
+        assert frame.id not in found
+        found[frame.id] = value(frame)
+    return found
+
+
+def end(port: Port, ids: list[int]) -> dict[int, Answer]:
+    """Cancels these until all are answered."""
+    for place, id in enumerate(ids):
+        port.page[CANCELLED + place] = id
+    signal.pidfd_send_signal(port.pidfd, signal.SIGURG)
+    found = answers(port, len(ids))
+    for place in range(len(ids)):
+        port.page[CANCELLED + place] = 0
+    return found
+
+
+def test_ready_says_which_overlap_and_which_take_batches(launcher: Launcher, handlers: Handlers) -> None:
+    launcher.configure(handlers=handlers(SOURCE), concurrency=2)
+    ready = launcher.spawn().receive()
+    assert ready.kind == _wire.READY
+    told = json.loads(ready.json)
+    assert set(told["handlers"]) - set(told["async"]) == {"plain", "doubles"}
+    assert told["batches"] == {"doubles": [3, 500_000], "doubles_later": [3, 500_000]}
+
+
+def test_as_many_as_it_may_have_overlap(port: Port) -> None:
+    ids = [port.start_call("waits", "a") for _ in range(CALLS - 1)]
+    until(lambda: set(ids) <= set(port.page[STARTED + 1 : STARTED + 1 + CALLS]), "they don't start")
+    opens = port.start_call("opens", "a")
+    found = answers(port, CALLS)
+    assert found.pop(opens) is None
+    assert found == {id: ["a", id] for id in ids}
+
+
+def test_plain_ones_come_between(port: Port) -> None:
+    waiting = [port.start_call("waits", "a") for _ in range(5)]
+    for _ in range(50):
+        id = port.start_call("plain")
+        assert answers(port, 1) == {id: id}
+        assert port.page[STARTED] == id
+        port.ping(id)
+    opens = port.start_call("opens", "a")
+    assert answers(port, 6) == {opens: None, **{id: ["a", id] for id in waiting}}
+
+
+def test_each_is_cancelled_by_itself(port: Port) -> None:
+    kept = [port.start_call("waits", "kept") for _ in range(5)]
+    for _ in range(20):
+        gone = [port.start_call("waits", "gone") for _ in range(random.randint(1, 5))]
+        until(lambda: set(gone) <= set(port.page[STARTED : STARTED + 1 + CALLS]), "they don't start")  # noqa: B023
+        found = end(port, gone)
+        assert sorted(found) == gone and all(answer.status == "cancelled" for answer in found.values())
+        stacks = "".join(port.stack() for _ in gone)
+        assert all(f"\x16{id}\n" in stacks for id in gone)
+        assert stacks.count(" in waits\n") == len(gone) and "kept" not in stacks
+    log = port.call("told")
+    assert log.count("gone") == log.count("gone ends") and "kept ends" not in log
+    opens = port.start_call("opens", "kept")
+    assert answers(port, 6) == {opens: None, **{id: ["kept", id] for id in kept}}
+
+
+def test_cancels_at_random_moments_meet_their_own_call_only(port: Port) -> None:
+    waiting = port.start_call("waits", "kept")
+    for round in range(300):
+        id = port.start_call(random.choice(["yields_often", "waits"]), *(["x"] if round % 2 else []))
+        for _ in range(random.randint(0, 3000)):
+            pass
+        frame = port.answer_to_cancel(id)
+        assert value(frame).status in ("cancelled", "exception")
+        port.page[CANCELLED] = 0
+    opens = port.start_call("opens", "kept")
+    assert answers(port, 2) == {opens: None, waiting: ["kept", waiting]}
+
+
+def test_one_that_is_cancelled_before_it_starts_never_does(port: Port) -> None:
+    port.page[CANCELLED] = 1
+    assert port.start_call("waits", "never") == 1
+    assert answers(port, 1)[1].status == "cancelled"
+    port.page[CANCELLED] = 0
+    assert port.call("told") == []
+
+
+def test_a_shield_holds_it_off(port: Port) -> None:
+    id = port.start_call("shields")
+    until(lambda: "shielded" in port.call("told"), "it doesn't start")
+    assert end(port, [id])[id].status == "cancelled"
+
+
+def test_an_exception_and_a_bad_call_are_their_own(port: Port) -> None:
+    waiting = port.start_call("waits", "a")
+    failing, unknown = port.start_call("fails"), port.start_call("nope")
+    missing = port.start_call("waits")
+    found = answers(port, 3)
+    assert found[failing].json["type"] == "KeyError"
+    assert "test_overlap" not in found[failing].json["traceback"]
+    assert "snakepen/_" not in found[failing].json["traceback"]
+    assert found[unknown].status == "unknown_handler"
+    assert found[missing].json["type"] == "TypeError"
+    opens = port.start_call("opens", "a")
+    assert answers(port, 2) == {opens: None, waiting: ["a", waiting]}
+
+
+def test_it_leaves_when_its_calls_have_ended(port: Port) -> None:
+    waiting = port.start_call("waits", "a")
+    opens = port.start_call("opens", "a")
+    port.send(_wire.EXIT, 0)
+    assert answers(port, 2) == {opens: None, waiting: ["a", waiting]}
+    wait_gone(port.pidfd)
+
+
+def test_sys_exit_ends_it_and_answers_nobody(launcher: Launcher, port: Port) -> None:
+    port.start_call("waits", "a")
+    port.start_call("leaves")
+    assert port.at_end()
+    wait_gone(port.pidfd)
+    assert launcher.hear() == {"op": "exited", "pid": port.pid, "code": 7, "signal": None}
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("handler", ["doubles", "doubles_later"])
+def test_a_batch_is_begun_when_it_is_full_or_its_time_is_over(
+    launcher: Launcher, handlers: Handlers, handler: str, concurrency: int
+) -> None:
+    launcher.configure(handlers=handlers(SOURCE), concurrency=concurrency)
+    port = launcher.worker()
+    ids = [port.start_call(handler, number) for number in range(5)]
+    assert answers(port, 3) == {id: 2 * number for number, id in enumerate(ids[:3])}
+    assert answers(port, 2) == {ids[3]: 6, ids[4]: 8}
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_those_that_have_been_given_up_are_not_in_the_batch(
+    launcher: Launcher, handlers: Handlers, concurrency: int
+) -> None:
+    launcher.configure(handlers=handlers(SOURCE), concurrency=concurrency)
+    port = launcher.worker()
+    ids = [port.start_call("doubles", number) for number in range(2)]
+    port.page[CANCELLED] = ids[0]
+    found = answers(port, 2)
+    assert found[ids[0]].status == "cancelled" and found[ids[1]] == 2
