@@ -43,8 +43,7 @@ def tidy(n: int, ended: str) -> Iterator[int]:
     """Says how it ended."""
     error = "nothing"
     try:
-        for i in range(n):
-            yield i
+        yield from range(n)
     except BaseException as raised:
         error = type(raised).__name__
         raise
