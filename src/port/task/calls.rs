@@ -71,8 +71,7 @@ impl Calls {
 
     /// A call that has run out of time, and of which.
     pub(super) fn expired(&self, now: Instant) -> Option<(u64, Why)> {
-        let expired = |request: &Box<Request>| Some((request.ticket.id, request.expired(now)?));
-        self.running.iter().find_map(expired)
+        self.running.iter().find_map(|it| Some((it.ticket.id, it.expired(now)?)))
     }
 
     /// When there is something to do.
