@@ -83,6 +83,11 @@ impl PortSide {
         self.stream.as_ref().is_some_and(|stream| stream.began.load(Ordering::Relaxed))
     }
 
+    /// Whether its consumer has yet to take what is there, so that Python waits.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| !stream.window.has_room())
+    }
+
     /// The call is with a worker.
     pub(crate) fn begin(&mut self, now: Instant) {
         if let Some(stream) = &mut self.stream {

@@ -137,7 +137,14 @@ impl Request {
     }
 
     /// Ends the call, wherever it is; `python_stack` is where Python was.
-    pub(crate) fn give_up(self, why: Why, now: Instant, python_stack: String, after: WorkerState) {
+    pub(crate) fn give_up(
+        mut self,
+        why: Why,
+        now: Instant,
+        python_stack: String,
+        after: WorkerState,
+    ) {
+        self.ticket.blameless = self.side.is_held_up();
         let Ticket { ref place, submitted, timeout, .. } = self.ticket;
         let handler = self.handler().to_owned();
         let stage = match place {
@@ -192,6 +199,8 @@ pub(crate) struct Ticket {
     /// Kept until the call has ended: a worker may die before it starts it.
     frame: Bytes,
     reply: Option<oneshot::Sender<Answer>>,
+    /// Whatever becomes of it is not its handler's fault.
+    blameless: bool,
     shared: Arc<Shared>,
 }
 
@@ -216,6 +225,7 @@ impl Ticket {
             place: Place::Queue,
             frame: Bytes::new(),
             reply: Some(reply),
+            blameless: false,
             shared: Arc::clone(shared),
         };
         Ok((ticket, answer))
@@ -324,7 +334,8 @@ impl Ticket {
             Place::Worker { held, since } => {
                 let now = Instant::now();
                 // First: whoever finds the call counted finds its circuit open.
-                self.judge(verdict(outcome), now);
+                let verdict = if self.blameless { Verdict::Unknown } else { verdict(outcome) };
+                self.judge(verdict, now);
                 let took = now.saturating_duration_since(since);
                 self.shared.board.ended_running(held, outcome, took, after);
             }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt::{self, Display};
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
@@ -19,8 +20,10 @@ const ITEM: u64 = 0;
 const END: u64 = 1;
 const ERROR: u64 = 2;
 
-/// Items of an input, written; or why there are no more.
+/// An item of an input, written; or why there are no more.
 type Written = Result<FrameBuilder, String>;
+
+type Source = Pin<Box<dyn Stream<Item = Written> + Send>>;
 
 /// A handler has taken so many items of an input, and is ready for more.
 #[derive(Debug)]
@@ -37,8 +40,8 @@ pub(crate) struct Inputs(Vec<Input>);
 
 struct Input {
     name: String,
-    /// Until its end.
-    stream: Option<Pin<Box<dyn Stream<Item = Written> + Send>>>,
+    /// Until its end. The lock is never taken: it lets calls be `Sync`, whatever streams they have.
+    stream: Option<Mutex<Source>>,
     window: Window,
     /// Where to send, once the handler has asked.
     link: Option<Link>,
@@ -59,9 +62,10 @@ impl Inputs {
         E: Display,
     {
         let is_new = self.0.iter().all(|input| input.name != name);
-        let stream = Box::pin(Writer { name: name.to_owned(), count: 0, stream: Box::pin(stream) });
+        let stream = Writer { name: name.to_owned(), count: 0, stream: Box::pin(stream) };
+        let stream: Source = Box::pin(stream);
         let (name, window) = (name.to_owned(), Window::default());
-        self.0.push(Input { name, stream: Some(stream), window, link: None });
+        self.0.push(Input { name, stream: Some(Mutex::new(stream)), window, link: None });
         is_new
     }
 
@@ -115,7 +119,7 @@ impl Input {
     fn poll_pump(&mut self, cx: &mut Context<'_>, id: u64, max_frame: usize) {
         while let (Some(stream), Some(link)) = (&mut self.stream, &self.link)
             && self.window.has_room()
-            && let Poll::Ready(next) = stream.as_mut().poll_next(cx)
+            && let Poll::Ready(next) = poll(stream, cx)
         {
             let (mut frame, what) = match next {
                 Some(Ok(frame)) => (frame, ITEM),
@@ -150,6 +154,10 @@ impl Input {
         ));
         frame.finish(id, ERROR, usize::MAX).unwrap_or_default()
     }
+}
+
+fn poll(stream: &mut Mutex<Source>, cx: &mut Context<'_>) -> Poll<Option<Written>> {
+    stream.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll_next(cx)
 }
 
 /// Writes the items of a user's stream.
