@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
+use crate::codec;
 use crate::error::Error;
 use crate::exchange::ProgressWatch;
 use crate::scheduler::{Place, Priority};
@@ -87,14 +88,13 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
         let handler = self.plan.handler().to_owned();
         let made = self.plan.make(None);
         Box::pin(async move {
-            let json = made.await?;
-            serde_json::from_slice(&json).map_err(|error| undecoded(handler, &error))
+            let payload = made.await?;
+            codec::decode(&payload).map_err(|message| undecoded(handler, message))
         })
     }
 }
 
-fn undecoded(handler: String, error: &serde_json::Error) -> Error {
-    let mut message = error.to_string();
+fn undecoded(handler: String, mut message: String) -> Error {
     if message.contains("expected unit") {
         message += "; `()` stands for None, and `serde::de::IgnoredAny` takes whatever comes";
     }

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 pub use progress::{Progress, ProgressWatch};
 
 use crate::board::Link;
+use crate::codec::Payload;
 use crate::wire::{Frame, ProtocolError};
 use input::{Inputs, Want};
 pub(crate) use window::{HALF_BYTES, HALF_ITEMS, Window};
@@ -24,7 +24,7 @@ pub(crate) use window::{HALF_BYTES, HALF_ITEMS, Window};
 /// An item that a worker has sent.
 #[derive(Debug)]
 pub(crate) struct Item {
-    pub(crate) json: Bytes,
+    pub(crate) payload: Payload,
     /// The call that it is of, and where to say that it was taken.
     pub(crate) id: u64,
     pub(crate) link: Link,
@@ -115,18 +115,16 @@ impl PortSide {
         let Some(stream) = &mut self.stream else {
             return Err(unexpected("its caller takes none"));
         };
-        if !frame.buffers.is_empty() {
-            return Err(unexpected("raw buffers beside it"));
-        }
         if !stream.window.has_room() {
             return Err(unexpected("its window is full"));
         }
-        if frame.arg != stream.window.send(frame.json.len()) {
+        let payload = Payload { json: frame.json.clone(), buffers: frame.buffers.clone() };
+        if frame.arg != stream.window.send(payload.len()) {
             return Err(unexpected("it is not the next one"));
         }
         stream.tick(now);
         stream.began.store(true, Ordering::Release);
-        let item = Item { json: frame.json.clone(), id: frame.id, link: link.clone() };
+        let item = Item { payload, id: frame.id, link: link.clone() };
         // A consumer that is gone takes no more; its call is about to be given up.
         let _ = stream.items.send(item);
         Ok(())

@@ -105,11 +105,14 @@
 )]
 
 mod actors;
+mod array;
 mod autoscale;
 mod backoff;
 mod board;
 mod breaker;
+mod buffer;
 mod call;
+mod codec;
 mod config;
 pub mod contrib;
 mod dispatcher;
@@ -134,6 +137,8 @@ mod sys;
 mod turns;
 mod wire;
 
+pub use array::{Array, ArrayError, Element};
+pub use buffer::Buffer;
 pub use call::{Call, CallStream, CancelHandle};
 pub use config::Builder;
 pub use error::{Ended, Error, Exit, PythonException, Stage, StartError, WorkerDeath};

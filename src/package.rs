@@ -32,6 +32,7 @@ files!(
     "_batch.py",
     "_cancel.py",
     "_cgroup.py",
+    "_codec.py",
     "_config.py",
     "_connection.py",
     "_control.py",

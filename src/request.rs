@@ -3,21 +3,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::board::{Held, Outcome};
 use crate::breaker::{Change, Refusal, Verdict};
+use crate::codec::Payload;
 use crate::error::{Ended, Error, Exit, Stage, WorkerDeath};
 use crate::exchange::PortSide;
 use crate::scheduler::Wish;
 use crate::shared::Shared;
 use crate::stats::WorkerState;
 use crate::turns::Turn;
-use crate::wire::HEADER;
+use crate::wire::{HEADER, Message};
 
-/// What a caller gets: the JSON of the result, or why there is none.
-pub(crate) type Answer = Result<Bytes, Error>;
+/// What a caller gets: the result, still encoded, or why there is none.
+pub(crate) type Answer = Result<Payload, Error>;
 
 /// How often a request that certainly did not start is given to another worker, before its caller hears of it.
 const REASSIGNMENTS: u8 = 2;
@@ -64,13 +64,13 @@ pub(crate) struct Request {
 
 impl Request {
     /// Boxed once: on its way it moves through half a dozen messages and tables.
-    pub(crate) fn new(frame: Bytes, wish: Wish, mut ticket: Ticket) -> Box<Self> {
+    pub(crate) fn new(frame: Message, wish: Wish, mut ticket: Ticket) -> Box<Self> {
         ticket.frame = frame;
         Box::new(Self { wish, ticket, turn: None, side: PortSide::default(), reassigned: 0 })
     }
 
     /// The encoded CALL frame.
-    pub(crate) fn frame(&self) -> Bytes {
+    pub(crate) fn frame(&self) -> Message {
         self.ticket.frame.clone()
     }
 
@@ -197,7 +197,7 @@ pub(crate) struct Ticket {
     submitted: Instant,
     place: Place,
     /// Kept until the call has ended: a worker may die before it starts it.
-    frame: Bytes,
+    frame: Message,
     reply: Option<oneshot::Sender<Answer>>,
     /// Whatever becomes of it is not its handler's fault.
     blameless: bool,
@@ -223,7 +223,7 @@ impl Ticket {
             timeout,
             submitted,
             place: Place::Queue,
-            frame: Bytes::new(),
+            frame: Message::default(),
             reply: Some(reply),
             blameless: false,
             shared: Arc::clone(shared),
@@ -284,7 +284,7 @@ impl Ticket {
     }
 
     fn handler(&self) -> &str {
-        handler_of(&self.frame)
+        handler_of(self.frame.head())
     }
 
     /// Counts the call and frees its worker on the board; sending the answer is left for later, so that Python

@@ -50,6 +50,12 @@ pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pair)
 }
 
+/// Writes what a stream takes of these pieces. Never blocks if the socket does not, and never raises SIGPIPE.
+pub(crate) fn send_pieces(socket: impl AsFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    let mut control = SendAncillaryBuffer::default();
+    Ok(rustix::net::sendmsg(socket, pieces, &mut control, SendFlags::NOSIGNAL)?)
+}
+
 /// Ends the stream that the other end of a socket reads.
 pub(crate) fn end_writing(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Write)?)

@@ -53,7 +53,7 @@ class Batch:
 
     def results(self, result: Any) -> list[Answer]:
         """Each caller's own."""
-        from ._serve import encode_result, failure
+        from ._serve import failure, success
 
         count = len(self.items)
         if not isinstance(result, (list, tuple)) or len(result) != count:
@@ -66,7 +66,7 @@ class Batch:
                 if isinstance(value, BaseException):
                     answers.append(failure(value, max_frame))
                 else:
-                    answers.append((_wire.RESULT, b"", encode_result(value, max_frame), 0))
+                    answers.append(success(value, max_frame))
             except Exception as error:
                 answers.append(failure(error, max_frame))
         return answers
@@ -74,8 +74,8 @@ class Batch:
     def answer(self, answers: list[Answer] | Answer, flags: int) -> None:
         if isinstance(answers, tuple):
             answers = [answers] * len(self._calls)
-        for call, (kind, name, json, own) in zip(self._calls, answers, strict=True):
-            self._connection.send(kind, call.id, 0, name, json, own | flags)
+        for call, (kind, name, json, own, buffers) in zip(self._calls, answers, strict=True):
+            self._connection.send(kind, call.id, 0, name, json, own | flags, buffers)
 
 
 def handler_of(call: Frame) -> str:

@@ -25,6 +25,8 @@ else:
     from _collections import deque
 
 _SMALL = 32 * 1024
+_PIECES = 64
+"""So many pieces of a frame are sent at once."""
 _PATIENCE = 0.1
 _LOOK = 1.0
 """Who sleeps looks so often whether the place is free: whoever was woken for it may be in a long signal handler."""
@@ -109,7 +111,7 @@ class Connection:
         """The loop that receives while it is at work."""
         self.ready = False
         """Rust answers questions."""
-        self._outgoing: deque[bytes | tuple[bytes, bytes]] = deque()
+        self._outgoing: deque[bytes | tuple[bytes | memoryview, ...]] = deque()
         self._sending: Any = RLock()
         self.leaving = False
         """Rust has asked the worker to leave, and grants no more credit."""
@@ -335,14 +337,25 @@ class Connection:
 
     # Sending
 
-    def send(self, kind: int, id: int, arg: int = 0, name: bytes = b"", json: bytes = b"", flags: int = 0) -> None:
+    def send(
+        self,
+        kind: int,
+        id: int,
+        arg: int = 0,
+        name: bytes = b"",
+        json: bytes = b"",
+        flags: int = 0,
+        buffers: Sequence[memoryview] = (),
+    ) -> None:
         """Sends a frame, or leaves it to the sender that is at it. A port that has ended swallows it."""
-        if len(json) < _SMALL:
+        if buffers:
+            self._post(_wire.encode_pieces(kind, id, arg, name, json, buffers, flags))
+        elif len(json) < _SMALL:
             self._post(_wire.encode(kind, id, arg, name, json, flags))
         else:
             self._post((_wire.encode_head(kind, id, arg, name, len(json), flags), json))
 
-    def _post(self, frame: bytes | tuple[bytes, bytes]) -> None:
+    def _post(self, frame: bytes | tuple[bytes | memoryview, ...]) -> None:
         self._outgoing.append(frame)
         # Whoever releases the lock looks once more, so nothing stays behind that was added meanwhile. Other senders
         # are waited for, so that threads can't add frames faster than Rust reads them. A finalizer or a signal handler
@@ -384,21 +397,25 @@ class Connection:
         if self._sending.acquire(True, 1.0):
             self._sending.release()
 
-    def _write(self, frame: bytes | tuple[bytes, bytes]) -> None:
+    def _write(self, frame: bytes | tuple[bytes | memoryview, ...]) -> None:
         if isinstance(frame, bytes):
             sent = self._socket.send(frame, MSG_NOSIGNAL)
-            parts = [memoryview(frame)] if sent < len(frame) else []
+            if sent == len(frame):
+                return
+            frame = (frame,)
         else:
             sent = 0
-            parts = [memoryview(part) for part in frame]
+        parts = [memoryview(part) for part in frame]
+        first = 0
         try:
-            while parts:
-                while parts and sent >= len(parts[0]):
-                    sent -= len(parts[0])
-                    del parts[0]
-                if parts:
-                    parts[0] = parts[0][sent:]
-                    sent = self._socket.sendmsg(parts, (), MSG_NOSIGNAL)
+            while True:
+                while first < len(parts) and sent >= len(parts[first]):
+                    sent -= len(parts[first])
+                    first += 1
+                if first == len(parts):
+                    return
+                parts[first] = parts[first][sent:]
+                sent = self._socket.sendmsg(parts[first : first + _PIECES], (), MSG_NOSIGNAL)
         except BaseException:
             # A signal handler of the user's may raise here. Nothing must follow half a frame.
             self._socket.shutdown(SHUT_RDWR)

@@ -9,7 +9,7 @@ from ._json import Unserialisable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 _MAX_PATH = 512
@@ -42,9 +42,10 @@ _ADVICE = {
 }
 
 
-def diagnose(value: Any, error: Exception) -> Unserialisable:
+def diagnose(value: Any, error: Exception, unfit: Callable[[Any], str | None] | None = None) -> Unserialisable:
+    """What is wrong with a value that raised this error. `unfit` judges what isn't JSON: None is fine."""
     try:
-        found = _Walk().find(value)
+        found = _Walk(unfit).find(value)
     except Exception:  # a __repr__, .items() or __iter__ of the user's
         found = None
     if found is not None:
@@ -65,7 +66,8 @@ def diagnose(value: Any, error: Exception) -> Unserialisable:
 class _Walk:
     """Depth first and without recursion: what is looked at may be too deep for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, unfit: Callable[[Any], str | None] | None = None) -> None:
+        self.unfit = unfit
         self.steps: list[str] = []
         self.open: list[tuple[Any, Iterator[tuple[str, Any]]]] = []
         self.on_path: set[int] = set()
@@ -117,7 +119,10 @@ class _Walk:
             return self._open(value, ((_step(key), item) for key, item in value.items()))
         if isinstance(value, (list, tuple)):
             return self._open(value, ((f"[{index}]", item) for index, item in enumerate(value)))
-        return self._found(value, f"{_full_name(value)} can't become JSON: {_advice(value)}")
+        why = "" if self.unfit is None else self.unfit(value)
+        if why is None:
+            return None
+        return self._found(value, why or f"{_full_name(value)} can't become JSON: {_advice(value)}")
 
     def _open(self, value: Any, children: Iterator[tuple[str, Any]]) -> Unserialisable | None:
         if id(value) in self.on_path:

@@ -27,6 +27,9 @@ table: dict[str, Callable[..., Any]] = {}
 batches: dict[str, tuple[int, float]] = {}
 """The handlers whose calls are gathered: how many, and for how many seconds from the first."""
 
+writable: set[str] = set()
+"""The handlers whose buffers and arrays they may write to."""
+
 
 if TYPE_CHECKING:
 
@@ -34,14 +37,25 @@ if TYPE_CHECKING:
     def handler(function: Function, /) -> Function: ...
     @overload
     def handler(
-        *, name: str | None = None, batch: int | None = None, wait_ms: float = 0
+        *, name: str | None = None, batch: int | None = None, wait_ms: float = 0, writable: bool = False
     ) -> Callable[[Function], Function]: ...
 
 
-def handler(function: Any = None, /, *, name: str | None = None, batch: int | None = None, wait_ms: float = 0) -> Any:
+def handler(
+    function: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    batch: int | None = None,
+    wait_ms: float = 0,
+    writable: bool = False,
+) -> Any:
     """Lets Rust call this function by its name, or by the one given.
 
     `@handler` and `@handler(name="x")` return the function unchanged. It may be `async def`.
+
+    Buffers and arrays among its arguments are read-only; with `@handler(writable=True)` they are its own, to write to.
+    Whoever called it sees nothing of that.
 
     With `batch=32` (1 to 256) calls that wait are gathered, up to so many: the function is called once with the list of
     their arguments, and returns a list of as many results, in their order. An exception in that list is the error of
@@ -56,8 +70,8 @@ def handler(function: Any = None, /, *, name: str | None = None, batch: int | No
         raise TypeError(f"a handler's name is a str, not {type(name).__name__}")
     gathered = _batch(batch, wait_ms)
     if function is None:
-        return lambda function: handler_of(function, name, gathered)
-    return handler_of(function, name, gathered)
+        return lambda function: handler_of(function, name, gathered, writable)
+    return handler_of(function, name, gathered, writable)
 
 
 def _batch(batch: Any, wait_ms: Any) -> tuple[int, float] | None:
@@ -75,7 +89,7 @@ def _batch(batch: Any, wait_ms: Any) -> tuple[int, float] | None:
     return batch, wait_ms / 1000
 
 
-def handler_of(function: Any, name: str | None, batch: tuple[int, float] | None = None) -> Any:
+def handler_of(function: Any, name: str | None, batch: tuple[int, float] | None = None, writes: bool = False) -> Any:
     if isinstance(function, type) or not callable(function):
         what = f"the class {function.__qualname__}" if isinstance(function, type) else f"{function!r:.80}"
         raise TypeError(f"@snakepen.handler decorates a function, not {what}")
@@ -87,6 +101,7 @@ def handler_of(function: Any, name: str | None, batch: tuple[int, float] | None 
     batches.pop(name, None)
     if batch is not None:
         batches[name] = batch
+    (writable.add if writes else writable.discard)(name)
     return function
 
 

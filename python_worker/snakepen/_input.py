@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from . import _json, _wire
+from . import _codec, _handlers, _json, _wire
 from ._cancel import Cancelled
 from ._connection import Awaiter, Waiter
 
@@ -172,11 +172,11 @@ class Input:
             raise InputError(f"input {self._name!r}, after {self._taken} items: {_json.loads(frame.json)}")
         with self._lock:
             self._taken += 1
-            self._text += len(frame.json)
+            self._text += len(frame.json) + sum(map(len, frame.buffers))
             if self._taken - self._told >= _TELL_ITEMS or self._text >= _TELL_TEXT:
                 self._tell()
         try:
-            return _json.loads(frame.json)
+            return _codec.loads(frame.json, frame.buffers, self._request.handler in _handlers.writable)
         except (ValueError, RecursionError) as error:
             raise InputError(f"input {self._name!r}, item {self._taken - 1}: {type(error).__name__}: {error}") from None
 

@@ -35,10 +35,6 @@ class _Scanning:
     parse_constant = staticmethod(_refuse_constant)
 
 
-# Circular references are found by it; emptied after a failure, which leaves its path in there.
-_on_path: dict[int, Any] = {}
-
-
 def _build() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
     try:
         # json.encoder and json.decoder cost ten milliseconds of imports; this is what they call.
@@ -46,11 +42,19 @@ def _build() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
 
         context: Any = _Scanning()
         scan = make_scanner(context)
-        encode = make_encoder(_on_path, _refuse_object, encode_basestring, None, ":", ",", False, False, False)
         join = "".join
+        # An encoder serves one thread at a time, and none after a failure: it finds circular references by a dict
+        # of what it is within.
+        idle: list[Callable[..., Any]] = []
 
         def to_text(value: Any) -> str:
-            return join(encode(value, 0))
+            try:
+                encode: Any = idle.pop()
+            except IndexError:
+                encode = make_encoder({}, _refuse_object, encode_basestring, None, ":", ",", False, False, False)
+            text = join(encode(value, 0))
+            idle.append(encode)
+            return text
 
         def from_text(text: str) -> Any:
             try:
@@ -82,23 +86,53 @@ def _plain_loads(text: str) -> Any:
 _to_text, _from_text = _build()
 
 
+def encoder(default: Callable[[Any], Any]) -> Callable[[Any], str]:
+    """Writes JSON, with what `default` makes of what isn't. For one value: `default` lets other threads run."""
+    try:
+        from _json import encode_basestring, make_encoder
+
+        encode: Any = make_encoder({}, default, encode_basestring, None, ":", ",", False, False, False)
+        return lambda value: "".join(encode(value, 0))
+    except (ImportError, TypeError):
+        from json import JSONEncoder
+
+        return JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default).encode
+
+
+def loads_with(text: str, hook: Callable[[dict[str, Any]], Any]) -> Any:
+    """Reads JSON; what `hook` makes of an object stands for it. Raises as `loads` and as `hook` do."""
+    try:
+        from _json import make_scanner
+
+        context: Any = _Scanning()
+        context.object_hook = hook
+        value, end = make_scanner(context)(text, 0)
+        if end == len(text):
+            return value
+    except (ImportError, TypeError, AttributeError, StopIteration, SystemError):
+        pass
+    from json import loads
+
+    return loads(text, object_hook=hook, parse_constant=_refuse_constant)
+
+
 def loads(data: str | bytes) -> Any:
     """Raises ValueError or RecursionError."""
     return _from_text(data if isinstance(data, str) else str(data, "utf-8"))
 
 
+def attempt(value: Any) -> bytes:
+    """Compact JSON. Raises TypeError for what has none, and much else: see `dumps`."""
+    return _to_text(value).encode()
+
+
 def dumps(value: Any) -> bytes:
     """Compact JSON. Raises Unserialisable, and whatever a dict subclass of the user's raises beyond Exception."""
     try:
-        return _to_text(value).encode()
+        return attempt(value)
     except MemoryError:
-        _on_path.clear()
         raise
     except Exception as error:
-        _on_path.clear()
         from . import _diagnosis
 
         raise _diagnosis.diagnose(value, error) from None
-    except BaseException:
-        _on_path.clear()
-        raise

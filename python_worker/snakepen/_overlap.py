@@ -135,7 +135,7 @@ class OverlappingServer(Server):
                 result = function(arguments)
             if type(result) is _stream.ASYNC_GENERATOR:
                 driven = _stream.drive_async(result, self._sink(request), self._cancellation, request)
-                outcome = self._encoded(await driven)
+                outcome = self._collected(await driven)
             else:
                 outcome = encode(await result)
         except SystemExit as leaving:
@@ -153,7 +153,8 @@ class OverlappingServer(Server):
                 _directory.restore()
             self._flush()
             if self._cancellation.is_spoilt(overlapping):
-                outcome = (*outcome[:3], outcome[3] | _wire.RECYCLE)
+                kind, name, json, flags, buffers = outcome
+                outcome = kind, name, json, flags | _wire.RECYCLE, buffers
             answer(request, outcome)
         self._stop_if_due()
 
@@ -161,12 +162,12 @@ class OverlappingServer(Server):
         import asyncio
 
         if request.cancelled and isinstance(error, (asyncio.CancelledError, Cancelled)):
-            return _wire.ERROR, b"cancelled", b"{}", 0
+            return _wire.ERROR, b"cancelled", b"{}", 0, ()
         return failure(error, self._connection.max_frame)
 
     def _answer(self, request: Request, answer: Answer) -> None:
-        kind, name, json, flags = answer
-        self._connection.send(kind, request.id, 0, name, json, flags)
+        kind, name, json, flags, buffers = answer
+        self._connection.send(kind, request.id, 0, name, json, flags, buffers)
 
     # Batches
 

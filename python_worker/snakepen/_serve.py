@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _directory, _errors, _handlers, _json, _stream, _wire
+from . import _codec, _directory, _errors, _handlers, _json, _stream, _wire
 from ._request import Request, running
 
 TYPE_CHECKING = False
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
     from ._async import EventLoop
     from ._cancel import Cancellation
+    from ._codec import Encoded
     from ._connection import Connection
     from ._request import Place
     from ._status import StatusPage
     from ._stream import Sink
     from ._wire import Frame
 
+_BESIDE = _wire.STREAM | _wire.WATCH
 _PLAIN = frozenset((dict, list, str, int, float, bool, type(None), tuple))
 
 
@@ -31,8 +33,8 @@ class Leave(Exception):
         self.code = code
 
 
-Answer = tuple[int, bytes, bytes, int]
-"""Kind, name, JSON, flags."""
+Answer = tuple[int, bytes, bytes, int, "Sequence[memoryview]"]
+"""Kind, name, JSON, flags, and the buffers beside the JSON."""
 
 
 class Server:
@@ -62,9 +64,9 @@ class Server:
         if prepared is None:
             return
         function, arguments, request = prepared
-        kind, name, json, flags = self._run(function, arguments, request, self._result)
+        kind, name, json, flags, buffers = self._run(function, arguments, request, self._result)
         flags |= self._tidy()
-        self._connection.send(kind, call.id, 0, name, json, flags)
+        self._connection.send(kind, call.id, 0, name, json, flags, buffers)
         self._page.idle()
 
     def _prepare(self, call: Frame) -> tuple[Any, Any, Request] | None:
@@ -79,11 +81,8 @@ class Server:
             known = sorted(self._handlers)
             self._refuse(call, b"unknown_handler", {"name": call.name, "known": known})
             return None
-        if call.buffers:
-            self._refuse(call, b"arguments", {"message": "this version of snakepen takes no buffers"})
-            return None
         try:
-            arguments = _json.loads(call.json) if call.json else None
+            arguments = _codec.arguments(call)
         except (ValueError, RecursionError) as error:
             self._refuse(call, b"arguments", {"message": f"{type(error).__name__}: {error}"})
             return None
@@ -91,7 +90,7 @@ class Server:
         if inputs and call.name in _handlers.batches:
             self._refuse(call, b"arguments", {"message": "a batch handler takes no inputs"})
             return None
-        if call.flags or inputs:
+        if call.flags & _BESIDE or inputs:
             exchange = _stream.Exchange(self._connection, self._cancellation, request, call.flags, inputs)
             twice = exchange.inputs.keys() & arguments if isinstance(arguments, dict) else None
             if twice:
@@ -166,11 +165,11 @@ class Server:
                 if kind not in _PLAIN:
                     if kind is _stream.GENERATOR:
                         result = _stream.drive(result, self._sink(request), cancellation, request)
-                        encode = self._encoded
+                        encode = self._collected
                     elif kind is _stream.ASYNC_GENERATOR:
                         cancellation.awaiting = request
                         result = self._await(_stream.drive_async(result, self._sink(request), cancellation, request))
-                        encode = self._encoded
+                        encode = self._collected
                     elif hasattr(kind, "__await__"):
                         cancellation.awaiting = request
                         result = self._await(result)
@@ -196,10 +195,10 @@ class Server:
                 exchange.close()
 
     def _result(self, result: Any) -> Answer:
-        return _wire.RESULT, b"", encode_result(result, self._connection.max_frame), 0
+        return success(result, self._connection.max_frame)
 
-    def _encoded(self, json: bytes) -> Answer:
-        return _wire.RESULT, b"", json, 0
+    def _collected(self, result: Encoded) -> Answer:
+        return _wire.RESULT, b"", result[0], 0, result[1]
 
     def _sink(self, request: Request) -> Sink:
         """Where the items of a generator go."""
@@ -210,7 +209,7 @@ class Server:
 
     def _failure(self, request: Request, error: BaseException) -> Answer:
         if request.cancelled and self._cancellation.caused(error):
-            return _wire.ERROR, b"cancelled", b"{}", 0
+            return _wire.ERROR, b"cancelled", b"{}", 0, ()
         return failure(error, self._connection.max_frame)
 
     def _await(self, awaitable: Any) -> Any:
@@ -228,15 +227,10 @@ class Server:
         self._connection.send(_wire.ERROR, call.id, 0, status, _errors.encode_within(fault, max_bytes))
 
 
-def encode_result(result: Any, max_frame: int) -> bytes:
-    json = _json.dumps(result)
-    if len(json) > max_frame:
-        raise _json.Unserialisable(
-            type(result).__name__,
-            "$",
-            f"the result takes {len(json)} bytes as JSON, the pool's largest frame is {max_frame}",
-        )
-    return json
+def success(result: Any, max_frame: int) -> Answer:
+    """The answer of a handler that has returned this."""
+    json, buffers = _codec.dumps(result, max_frame)
+    return _wire.RESULT, b"", json, 0, buffers
 
 
 def failure(error: BaseException, max_frame: int) -> Answer:
@@ -254,4 +248,4 @@ def failure(error: BaseException, max_frame: int) -> Answer:
         fault = _errors.describe(error)
         # After MemoryError nobody knows what was left half done.
         flags = _wire.RECYCLE if isinstance(error, MemoryError) else 0
-    return _wire.ERROR, status, _errors.encode_within(fault, max_frame - len(status)), flags
+    return _wire.ERROR, status, _errors.encode_within(fault, max_frame - len(status)), flags, ()

@@ -7,7 +7,7 @@ it: its `finally` runs, and nothing is raised at a random point.
 
 from __future__ import annotations
 
-from . import _json, _wire
+from . import _codec, _json, _wire
 from ._cancel import Cancelled
 from ._connection import Awaiter, Waiter
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from ._cancel import Cancellation
+    from ._codec import Encoded
     from ._connection import Connection
     from ._input import Input
     from ._request import Request
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
         def is_full(self) -> bool: ...
         def wait(self) -> BaseException | None: ...
         async def wait_async(self) -> BaseException | None: ...
-        def result(self) -> bytes: ...
+        def result(self) -> Encoded: ...
 else:
     from _collections import deque
 
@@ -141,13 +142,14 @@ class Flow:
         if (over := self._over()) is not None:
             return over if not self._cancellation.is_shielded(self._request) else None
         try:
-            json = encode(item, self._sent, self._connection.max_frame)
+            json, buffers = encode(item, self._sent, self._connection.max_frame)
         except _json.Unserialisable as fault:
             return fault
+        size = len(json) + sum(map(len, buffers))
         self._sent += 1
-        self._sizes.append(len(json))
-        self._bytes += len(json)
-        self._connection.send(_wire.ITEM, self._request.id, self._sent, b"", json)
+        self._sizes.append(size)
+        self._bytes += size
+        self._connection.send(_wire.ITEM, self._request.id, self._sent, b"", json, 0, buffers)
         return None
 
     def is_full(self) -> bool:
@@ -186,8 +188,8 @@ class Flow:
             self._waiter = None
         return self._why_over()
 
-    def result(self) -> bytes:
-        return b""
+    def result(self) -> Encoded:
+        return b"", ()
 
     def _why_over(self) -> BaseException | None:
         over = self._over()
@@ -200,12 +202,14 @@ class Flow:
 
 
 class Collection:
-    """The items of a generator whose caller takes no stream: one list, as JSON, of what fits a frame."""
+    """The items of a generator whose caller takes no stream: one list of what fits a frame."""
 
-    __slots__ = ("_cancellation", "_count", "_json", "_limit", "_request")
+    __slots__ = ("_beside", "_buffers", "_cancellation", "_count", "_json", "_limit", "_request")
 
     def __init__(self, limit: int, cancellation: Cancellation, request: Request) -> None:
         self._json = bytearray(b"[")
+        self._buffers: list[memoryview] = []
+        self._beside = 0  # bytes that they take
         self._count = 0
         self._limit = limit
         self._cancellation = cancellation
@@ -215,15 +219,26 @@ class Collection:
         if self._request.cancelled and not self._cancellation.is_shielded(self._request):
             return Cancelled("the caller no longer waits for this request")
         try:
-            json = encode(item, self._count, self._limit)
+            json, buffers = encode(item, self._count, self._limit)
         except _json.Unserialisable as fault:
             return fault
-        if len(self._json) + len(json) + (2 if self._count else 1) > self._limit:
+        if buffers:
+            json = _codec.renumbered(json, len(self._buffers))
+            self._buffers += buffers
+            self._beside += _codec.beside(buffers)
+        if len(self._json) + len(json) + (2 if self._count else 1) + self._beside > self._limit:
             return _json.Unserialisable(
                 "generator",
                 "$",
-                f"its items take over {self._limit} bytes as JSON after {self._count} of them, the pool's largest "
-                "frame (max_frame): take them one by one, with `stream` instead of `call`",
+                f"its items take over {self._limit} bytes after {self._count} of them, the pool's largest frame "
+                "(max_frame): take them one by one, with `stream` instead of `call`",
+            )
+        if len(self._buffers) > _codec.MAX_BUFFERS:
+            return _json.Unserialisable(
+                "generator",
+                "$",
+                f"its items have over {_codec.MAX_BUFFERS} buffers and arrays after {self._count} of them: take them "
+                "one by one, with `stream` instead of `call`",
             )
         if self._count:
             self._json += b","
@@ -240,28 +255,24 @@ class Collection:
     async def wait_async(self) -> None:
         return None
 
-    def result(self) -> bytes:
+    def result(self) -> Encoded:
         self._json += b"]"
-        return bytes(self._json)
+        return bytes(self._json), self._buffers
 
 
-def encode(item: Any, index: int, limit: int) -> bytes:
-    """An item as JSON. Raises Unserialisable with its index in the path."""
+def encode(item: Any, index: int, limit: int) -> Encoded:
+    """An item as it travels. Raises Unserialisable with its index in the path."""
     try:
-        json = _json.dumps(item)
+        json, buffers = _codec.dumps(item, limit)
     except _json.Unserialisable as fault:
         fault.path = f"$[{index}]{fault.path[1:]}"
+        fault.message = fault.message.replace("the result", "the item")
         raise
-    if len(json) > limit:
-        raise _json.Unserialisable(
-            type(item).__name__,
-            f"$[{index}]",
-            f"the item takes {len(json)} bytes as JSON, the pool's largest frame is {limit} (max_frame)",
-        )
-    return json
+    # The generator may write to them when it goes on, while another thread still sends them.
+    return json, [view if view.readonly else memoryview(bytes(view)) for view in buffers]
 
 
-def drive(generator: GeneratorType[Any, Any, Any], sink: Sink, cancellation: Cancellation, request: Request) -> bytes:
+def drive(generator: GeneratorType[Any, Any, Any], sink: Sink, cancellation: Cancellation, request: Request) -> Encoded:
     """Runs a generator to its end. What it returns is of no interest.
 
     Its code runs on top of this frame: where that is at work itself, or what it calls, nothing of the user's is.
@@ -292,7 +303,7 @@ def drive(generator: GeneratorType[Any, Any, Any], sink: Sink, cancellation: Can
 
 async def drive_async(
     generator: AsyncGeneratorType[Any, Any], sink: Sink, cancellation: Cancellation, request: Request
-) -> bytes:
+) -> Encoded:
     """Likewise; by the request's task, which may be cancelled wherever it waits but while it closes the generator."""
     request._generator = generator
     try:

@@ -58,6 +58,7 @@ HEADER_BYTES = _HEADER.size
 MAX_BUFFERS = 65_535
 
 _SPACE = 64 * 1024
+_WORTH_A_PIECE = 16 * 1024
 _KEPT = 8 * 1024 * 1024
 
 
@@ -112,6 +113,34 @@ def encode_with_buffers(
     for buffer in buffers:
         body += bytes(-len(body) % 8) + buffer
     return _HEADER.pack(len(body), kind, flags | BUFFERS, len(name), id, arg) + body
+
+
+def encode_pieces(
+    kind: int, id: int, arg: int, name: bytes, json: bytes, buffers: Sequence[memoryview], flags: int = 0
+) -> tuple[bytes | memoryview, ...]:
+    """The same in pieces, where a large buffer is one that isn't copied."""
+    head = bytearray(name)
+    head += _TABLE.pack(len(buffers), len(json))
+    for buffer in buffers:
+        head += _LENGTH.pack(len(buffer))
+    head += json
+    length = len(head)
+    pieces: list[bytes | memoryview] = []
+    for buffer in buffers:
+        padding = -length % 8
+        head += bytes(padding)
+        length += padding + len(buffer)
+        if len(buffer) < _WORTH_A_PIECE:
+            head += buffer
+        else:
+            if head:
+                pieces.append(bytes(head))
+                head.clear()
+            pieces.append(buffer)
+    if head:
+        pieces.append(bytes(head))
+    first = _HEADER.pack(length, kind, flags | BUFFERS, len(name), id, arg) + pieces[0]
+    return (first, *pieces[1:])
 
 
 class Decoder:
@@ -173,8 +202,8 @@ class Decoder:
         else:
             self._start = stop
         if flags & BUFFERS:
-            # The place is reused by the next read, a buffer isn't.
-            return _parse_buffers(memoryview(bytes(self._view[body:stop])), kind, flags, id, arg, name_bytes)
+            # The place is reused by the next read, a buffer isn't: whoever has it may write to it.
+            return _parse_buffers(memoryview(bytearray(self._view[body:stop])), kind, flags, id, arg, name_bytes)
         split = body + name_bytes
         view = self._view
         name = _name(view[body:split]) if name_bytes else ""
@@ -189,7 +218,7 @@ class Decoder:
         self._start = self._end = 0
         body = whole[HEADER_BYTES:total]
         if flags & BUFFERS:
-            return _parse_buffers(body.toreadonly(), kind, flags, id, arg, name_bytes)
+            return _parse_buffers(body, kind, flags, id, arg, name_bytes)
         name = _name(body[:name_bytes])
         frame = Frame(kind, flags, id, arg, name, _text(body[name_bytes:]))
         if len(whole) <= _KEPT:

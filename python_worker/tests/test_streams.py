@@ -283,6 +283,7 @@ def test_one_that_yields_on_when_it_is_closed_costs_its_worker(worker: Worker, h
     )
     id = start(port, "stubborn")
     take(port, id, WINDOW_ITEMS)
+    nothing_comes(port)  # it waits
     port.cancel(id)
     port.send(_wire.CANCEL, id)
     assert port.answer().flags == _wire.RECYCLE

@@ -136,4 +136,12 @@ def test_buffers_outlive_the_next_frame() -> None:
     feed(decoder, _wire.encode_with_buffers(_wire.CALL, 1, 0, b"", b"", [b"c" * 200_000]))
     feed(decoder, _wire.encode(_wire.CALL, 1, json=b"d" * 60_000))
     assert bytes(large.buffers[0]) == b"a" * 200_000 and bytes(small.buffers[0]) == b"b" * 20
-    assert large.buffers[0].readonly
+    assert not large.buffers[0].readonly and not small.buffers[0].readonly
+
+
+@given(st.lists(st.integers(0, 40) | st.integers(16_000, 17_000), min_size=1, max_size=6), st.binary())
+def test_frames_in_pieces_are_the_same_bytes(sizes: list[int], json: bytes) -> None:
+    buffers = [bytes([n % 256]) * n for n in sizes]
+    pieces = _wire.encode_pieces(_wire.RESULT, 7, 8, b"name", json, [memoryview(buffer) for buffer in buffers], 2)
+    whole = _wire.encode_with_buffers(_wire.RESULT, 7, 8, b"name", json, buffers, 2)
+    assert b"".join(pieces) == whole and all(len(piece) for piece in pieces)

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +15,7 @@ use crate::retry::Retry;
 use crate::scheduler::{Place, Wish};
 use crate::shared::{PoolCell, Shared};
 use crate::stats::WorkerState;
-use crate::wire::FrameBuilder;
+use crate::wire::Message;
 
 /// A cancelled call that has not ended by then is cancelled again.
 const CANCEL_AGAIN: Duration = Duration::from_millis(20);
@@ -31,11 +30,11 @@ pub(super) struct Made {
 
 impl Made {
     /// The error of a call that was cancelled before this try is made.
-    fn not_if_cancelled(&self, frame: &[u8]) -> Result<(), Error> {
+    fn not_if_cancelled(&self, frame: &Message) -> Result<(), Error> {
         if self.cancel.as_ref().is_none_or(|cancel| !cancel.is_cancelled()) {
             return Ok(());
         }
-        let handler = handler_of(frame).to_owned();
+        let handler = handler_of(frame.head()).to_owned();
         let (elapsed, python_stack) = (Duration::ZERO, String::new());
         Err(Error::Cancelled { handler, stage: Stage::Queue, elapsed, python_stack })
     }
@@ -53,12 +52,12 @@ impl Made {
 pub(super) async fn attempt(
     anchor: &Anchor,
     wish: Wish,
-    mut frame: Bytes,
+    mut frame: Message,
     mut made: Made,
     mut line: Option<Line>,
     mut retry: Retry,
     mut side: CallerSide,
-) -> Result<Bytes, Error> {
+) -> Answer {
     let Made { at, timeout, .. } = made;
     // Of the last try that may have run, else of the last one.
     let mut worst: Option<Error> = None;
@@ -68,7 +67,7 @@ pub(super) async fn attempt(
             Err(error) => Err(error),
         };
         let mut error = match outcome {
-            Ok(json) => return Ok(json),
+            Ok(payload) => return Ok(payload),
             Err(error) => error,
         };
         match &mut error {
@@ -106,18 +105,18 @@ pub(super) async fn attempt(
         let now = Instant::now();
         let left = timeout.saturating_sub(now - at);
         made = Made { id: anchor.shared.next_id(), at: now, timeout: left, ..made };
-        frame = FrameBuilder::renamed(frame, made.id);
+        frame = frame.renamed(made.id);
     }
 }
 
 async fn make(
     anchor: &Anchor,
     mut wish: Wish,
-    frame: Bytes,
+    frame: Message,
     made: &Made,
     line: Option<&mut Line>,
     side: &mut CallerSide,
-) -> Result<Bytes, Error> {
+) -> Answer {
     let shared = &anchor.shared;
     let &Made { id, at, timeout, .. } = made;
     if shared.is_closed() {
@@ -130,7 +129,7 @@ async fn make(
     if wish.key.is_some() {
         wish.settle(shared.board.size());
     }
-    shared.kinds.apply(handler_of(&frame), &mut wish);
+    shared.kinds.apply(handler_of(frame.head()), &mut wish);
     let (ports, mut wants) = side.open();
     let mut request = Request::new(frame, wish, ticket);
     request.side = ports;

@@ -6,7 +6,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_core::Stream;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
@@ -16,16 +15,17 @@ use tokio_util::task::AbortOnDropHandle;
 use super::CancelHandle;
 use super::attempt::{Made, attempt};
 use super::line::Line;
+use crate::codec;
 use crate::error::Error;
 use crate::exchange::input::Sure;
 use crate::exchange::{CallerSide, Item, ProgressWatch};
 use crate::pool::Anchor;
-use crate::request::handler_of;
+use crate::request::{Answer, handler_of};
 use crate::retry::Retry;
 use crate::scheduler::{Place, Wish};
 use crate::session::SessionError;
 use crate::sys;
-use crate::wire::{FLAG_STREAM, FLAG_WATCH, FrameBuilder, Kind, json};
+use crate::wire::{FLAG_STREAM, FLAG_WATCH, FrameBuilder, Kind, Message};
 
 /// Two bytes count them; a session's id has 255 at most, and the names of inputs the rest.
 const LONGEST_NAME: usize = 65_000;
@@ -141,10 +141,7 @@ impl Plan {
     }
 
     /// Makes the call; its items, if it has any, go to `items`.
-    pub(super) async fn make(
-        self,
-        items: Option<mpsc::UnboundedSender<Item>>,
-    ) -> Result<Bytes, Error> {
+    pub(super) async fn make(self, items: Option<mpsc::UnboundedSender<Item>>) -> Answer {
         let Self { anchor, wish, frame, timeout, line, cancel, idempotent, mut side, .. } = self;
         let shared = &anchor.shared;
         let line = line.map(|session| Line::up(&shared.turns, &session));
@@ -193,17 +190,18 @@ fn encode(
         None => FrameBuilder::new(Kind::Call, handler),
         Some(id) => FrameBuilder::new(Kind::Call, &format!("{handler}\0{id}")),
     };
-    json::to_writer(frame.json(), args).map_err(|error| Error::Encode {
+    let buffers = codec::encode(frame.json(), args).map_err(|error| Error::Encode {
         handler: handler.to_owned(),
         message: error.to_string(),
     })?;
+    frame.beside(buffers);
     Ok(frame)
 }
 
-fn finish(mut frame: FrameBuilder, made: &Made, limit: usize) -> Result<Bytes, Error> {
+fn finish(mut frame: FrameBuilder, made: &Made, limit: usize) -> Result<Message, Error> {
     let deadline = sys::monotonic_ns(made.at).saturating_add(nanos(made.timeout));
-    match frame.finish(made.id, deadline, limit) {
-        Ok(frame) => Ok(frame.into()),
+    match frame.message(made.id, deadline, limit) {
+        Ok(frame) => Ok(frame),
         Err(size) => {
             Err(Error::TooLarge { handler: handler_of(frame.bytes()).to_owned(), size, limit })
         }

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_core::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,9 +16,11 @@ use tokio_util::task::AbortOnDropHandle;
 use super::options::options;
 use super::plan::Plan;
 use super::{CancelHandle, undecoded};
+use crate::codec::{self, Payload};
 use crate::error::Error;
 use crate::exchange::{HALF_BYTES, HALF_ITEMS, Item, ProgressWatch};
 use crate::port::Command;
+use crate::request::Answer;
 use crate::scheduler::{Place, Priority};
 
 /// The items of a generator, as they come. Made by [`Pool::stream`](crate::Pool::stream),
@@ -68,9 +69,9 @@ struct Running {
     pool: String,
     handler: String,
     items: mpsc::UnboundedReceiver<Item>,
-    call: AbortOnDropHandle<Result<Bytes, Error>>,
+    call: AbortOnDropHandle<Answer>,
     /// How the call has ended. There may be items from before that.
-    end: Option<Result<Bytes, Error>>,
+    end: Option<Answer>,
     taken: u64,
     /// Of these the worker was told.
     told: u64,
@@ -193,27 +194,27 @@ impl Running {
     /// Decodes an item, and lets the worker know, now and then, what was taken.
     fn take<T: DeserializeOwned>(&mut self, item: &Item) -> Result<T, Error> {
         self.taken += 1;
-        self.bytes += item.json.len();
+        self.bytes += item.payload.len();
         if self.taken - self.told >= HALF_ITEMS || self.bytes >= HALF_BYTES {
             (self.told, self.bytes) = (self.taken, 0);
             // A worker that is gone needs no credit.
             let _ = item.link.send(Command::Credit(item.id, self.taken));
         }
-        self.decode(&item.json)
+        self.decode(&item.payload)
     }
 
     /// The item that a handler gives which is no generator. The answer of one that is has nothing in it.
-    fn result<T: DeserializeOwned>(&mut self, json: Bytes) -> Option<Result<T, Error>> {
-        self.end = Some(Ok(Bytes::new()));
-        (!json.is_empty()).then(|| {
+    fn result<T: DeserializeOwned>(&mut self, result: Payload) -> Option<Result<T, Error>> {
+        self.end = Some(Ok(Payload::default()));
+        (!result.json.is_empty()).then(|| {
             self.taken += 1;
-            self.decode(&json)
+            self.decode(&result)
         })
     }
 
-    fn decode<T: DeserializeOwned>(&self, json: &[u8]) -> Result<T, Error> {
-        serde_json::from_slice(json).map_err(|error| {
-            let mut error = undecoded(self.handler.clone(), &error);
+    fn decode<T: DeserializeOwned>(&self, payload: &Payload) -> Result<T, Error> {
+        codec::decode(payload).map_err(|message| {
+            let mut error = undecoded(self.handler.clone(), message);
             if let Error::Decode { message, .. } = &mut error {
                 *message = format!("item {}: {message}", self.taken - 1);
             }

@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 
 use super::Window;
 use crate::board::Link;
+use crate::codec;
 use crate::port::Command;
-use crate::wire::{FrameBuilder, HEADER, Kind, json};
+use crate::wire::{FrameBuilder, HEADER, Kind};
 
 /// What the argument of an INPUT says: an item, the end, an error instead of it.
 const ITEM: u64 = 0;
@@ -126,9 +127,9 @@ impl Input {
                 Some(Err(message)) => (self.error(&message), ERROR),
                 None => (FrameBuilder::new(Kind::Input, &self.name), END),
             };
-            let (frame, what) = match frame.finish(id, what, max_frame) {
+            let (frame, what) = match frame.message(id, what, max_frame) {
                 Ok(frame) => (frame, what),
-                Err(size) => (self.too_large(id, size, max_frame), ERROR),
+                Err(size) => (self.too_large(id, size, max_frame).into(), ERROR),
             };
             // As Python counts, more or less: a character takes four bytes at most.
             self.window.send(frame.len() - HEADER - self.name.len());
@@ -136,7 +137,7 @@ impl Input {
                 self.stream = None;
             }
             // A worker that is gone asks for nothing.
-            let _ = link.send(Command::Input(id, frame.into()));
+            let _ = link.send(Command::Input(id, frame));
         }
     }
 
@@ -182,8 +183,11 @@ where
             let mut frame = FrameBuilder::new(Kind::Input, &self.name);
             let number = self.count;
             self.count += 1;
-            match json::to_writer(frame.json(), &item) {
-                Ok(()) => Ok(frame),
+            match codec::encode(frame.json(), &item) {
+                Ok(buffers) => {
+                    frame.beside(buffers);
+                    Ok(frame)
+                }
                 Err(error) => Err(format!("item {number} can't be written: {error}")),
             }
         }))

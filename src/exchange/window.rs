@@ -91,7 +91,8 @@ mod tests {
             for _ in 0..500 {
                 let mut sizes = Vec::new();
                 while window.has_room() {
-                    let size = random.usize(0..=BYTES >> random.u32(0..18));
+                    let most = BYTES >> random.u32(0..18);
+                    let size = random.usize(0..=most);
                     window.send(size);
                     sizes.push(size);
                 }

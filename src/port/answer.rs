@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::codec::Payload;
 use crate::error::Error;
 use crate::request::{Answer, Request};
 use crate::wire::{Frame, Kind, ProtocolError};
@@ -35,14 +36,14 @@ pub(super) fn answer(
             ProtocolError::Unexpected(format!("{} that says {error}", frame.name()))
         })
     }
-    if !frame.buffers.is_empty() {
-        return Err(ProtocolError::Unexpected("raw buffers beside an answer".to_owned()));
-    }
     if kind == Kind::Result && request.side.has_items() && !frame.json.is_empty() {
         return Err(ProtocolError::Unexpected("a result beside the items of a stream".to_owned()));
     }
     if kind == Kind::Result {
-        return Ok(Ok(frame.json.clone()));
+        return Ok(Ok(Payload { json: frame.json.clone(), buffers: frame.buffers.clone() }));
+    }
+    if !frame.buffers.is_empty() {
+        return Err(ProtocolError::Unexpected("raw buffers beside an error".to_owned()));
     }
     let handler = request.handler().to_owned();
     Ok(Err(match frame.name() {

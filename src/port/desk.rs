@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::task::{Id, JoinSet};
@@ -14,7 +13,7 @@ use tokio::task::{Id, JoinSet};
 use crate::session::{
     Expected, Key, Operation, Outcome, Scope, SessionError, SessionStore, Space, Value,
 };
-use crate::wire::{Frame, FrameBuilder, Kind, ProtocolError};
+use crate::wire::{Frame, FrameBuilder, Kind, Message, ProtocolError};
 
 /// The most questions of a worker that wait for an answer; more are refused.
 const MAX_WAITING: usize = 1024;
@@ -24,7 +23,7 @@ const MAX_WAITING: usize = 1024;
 pub(super) struct Desk {
     store: SessionStore,
     max_frame: usize,
-    waiting: JoinSet<Bytes>,
+    waiting: JoinSet<Message>,
     /// The questions that those tasks answer.
     asked: HashMap<Id, u64>,
 }
@@ -35,7 +34,7 @@ impl Desk {
     }
 
     /// The reply, if it is there at once; else [`Desk::reply`] has it.
-    pub(super) fn ask(&mut self, frame: &Frame) -> Result<Option<Bytes>, ProtocolError> {
+    pub(super) fn ask(&mut self, frame: &Frame) -> Result<Option<Message>, ProtocolError> {
         let operation = match operation(frame) {
             Ok(Ok(operation)) => operation,
             Ok(Err(error)) => return Ok(Some(self.encode(frame.id, Err(error)))),
@@ -63,7 +62,7 @@ impl Desk {
     }
 
     /// The next reply that had to be waited for; pending for ever if there is none.
-    pub(super) async fn reply(&mut self) -> Bytes {
+    pub(super) async fn reply(&mut self) -> Message {
         match self.waiting.join_next_with_id().await {
             Some(Ok((task, reply))) => {
                 self.asked.remove(&task);
@@ -78,11 +77,11 @@ impl Desk {
         }
     }
 
-    fn encode(&self, id: u64, outcome: Result<Outcome, SessionError>) -> Bytes {
+    fn encode(&self, id: u64, outcome: Result<Outcome, SessionError>) -> Message {
         encode(id, outcome, self.max_frame)
     }
 
-    fn refuse(&self, id: u64, kind: &str, message: &str) -> Bytes {
+    fn refuse(&self, id: u64, kind: &str, message: &str) -> Message {
         refuse(id, kind, message, self.max_frame)
     }
 }
@@ -174,7 +173,7 @@ fn value_of(frame: &Frame, json: &RawValue) -> Result<Value, String> {
 
 // === To Python ===
 
-fn encode(id: u64, outcome: Result<Outcome, SessionError>, limit: usize) -> Bytes {
+fn encode(id: u64, outcome: Result<Outcome, SessionError>, limit: usize) -> Message {
     let bare = |name, arg| reply(FrameBuilder::new(Kind::Reply, name), id, arg, limit);
     match outcome {
         Ok(Outcome::Missing | Outcome::Info(None)) => bare("missing", 0),
@@ -185,11 +184,15 @@ fn encode(id: u64, outcome: Result<Outcome, SessionError>, limit: usize) -> Byte
             let mut frame = FrameBuilder::new(Kind::Reply, "value");
             match value {
                 Value::Json(json) => frame.json().extend_from_slice(&json),
-                Value::Bytes(data) => frame.one_buffer(b"null", &data),
+                Value::Bytes(data) => {
+                    frame.json().extend_from_slice(b"null");
+                    frame.beside(vec![data]);
+                }
                 Value::Array { dtype, shape, data } => {
                     // Neither can fail to serialize.
                     let kind = serde_json::to_vec(&(dtype, shape)).unwrap_or_default();
-                    frame.one_buffer(&kind, &data);
+                    frame.json().extend_from_slice(&kind);
+                    frame.beside(vec![data]);
                 }
             }
             reply(frame, id, version, limit)
@@ -217,13 +220,13 @@ fn encode(id: u64, outcome: Result<Outcome, SessionError>, limit: usize) -> Byte
     }
 }
 
-fn refuse(id: u64, kind: &str, message: &str, limit: usize) -> Bytes {
+fn refuse(id: u64, kind: &str, message: &str, limit: usize) -> Message {
     reply(text(FrameBuilder::new(Kind::Reply, &format!("error:{kind}")), message), id, 0, limit)
 }
 
 /// What is over the limit becomes a short error; that one is always sent.
-fn reply(mut frame: FrameBuilder, id: u64, arg: u64, limit: usize) -> Bytes {
-    frame.finish(id, arg, limit).map(Bytes::from).unwrap_or_else(|size| {
+fn reply(mut frame: FrameBuilder, id: u64, arg: u64, limit: usize) -> Message {
+    frame.message(id, arg, limit).unwrap_or_else(|size| {
         let message = format!(
             "session: the answer takes {size} bytes, the pool's largest frame is {limit}: keep less under one key, or \
              raise `max_frame`"

@@ -11,17 +11,18 @@ pub(crate) mod process;
 pub(crate) mod task;
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::sys::{self, StatusPage};
-use crate::wire::{Decoder, Direction, Frame, Kind, ProtocolError};
+use crate::wire::{Decoder, Direction, Frame, Kind, Message, ProtocolError};
 use dump::Dump;
 use output::{Lines, Source, Stream};
 pub(crate) use task::Command;
@@ -48,6 +49,9 @@ impl RemoteEnds {
     }
 }
 
+/// So many pieces of frames are written at once.
+const PIECES: usize = 64;
+
 /// What a port has to tell.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -64,6 +68,7 @@ pub(crate) enum Event {
 pub(crate) struct Port {
     socket: UnixStream,
     decoder: Decoder,
+    /// Frames in pieces: a large buffer is written from where it lies.
     outgoing: VecDeque<Bytes>,
     stdout: Lines,
     stderr: Lines,
@@ -94,8 +99,8 @@ impl Port {
     }
 
     /// Puts a frame on its way. What the socket takes is gone at once; the rest follows as [`Port::event`] is polled.
-    pub(crate) fn send(&mut self, frame: Bytes) {
-        self.outgoing.push_back(frame);
+    pub(crate) fn send(&mut self, frame: Message) {
+        self.outgoing.extend(frame.into_pieces());
         self.write();
     }
 
@@ -158,14 +163,16 @@ impl Port {
 
     /// Writes what the socket takes.
     fn write(&mut self) {
-        while let Some(frame) = self.outgoing.front_mut() {
-            match self.socket.try_write(frame) {
-                Ok(count) => {
-                    frame.advance(count);
-                    if frame.is_empty() {
-                        self.outgoing.pop_front();
-                    }
-                }
+        while !self.outgoing.is_empty() {
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let count = pieces
+                .iter_mut()
+                .zip(&self.outgoing)
+                .map(|(piece, bytes)| *piece = IoSlice::new(bytes))
+                .count();
+            let write = || sys::send_pieces(&self.socket, &pieces[..count]);
+            match self.socket.try_io(Interest::WRITABLE, write) {
+                Ok(count) => self.written(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -175,6 +182,19 @@ impl Port {
                     let _ = sys::end_writing(&self.socket);
                 }
             }
+        }
+    }
+
+    /// So many bytes have gone.
+    fn written(&mut self, mut count: usize) {
+        while let Some(piece) = self.outgoing.front_mut() {
+            let part = count.min(piece.len());
+            piece.advance(part);
+            if !piece.is_empty() {
+                return;
+            }
+            count -= part;
+            self.outgoing.pop_front();
         }
     }
 

@@ -15,7 +15,6 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use ractor::ActorRef;
 use tokio::sync::{mpsc, oneshot};
 
@@ -31,7 +30,7 @@ use crate::error::{Ended, StartError};
 use crate::request::{Request, Why};
 use crate::shared::Shared;
 use crate::stats::WorkerState;
-use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind, ProtocolError};
+use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind, Message, ProtocolError};
 use calls::Calls;
 use limits::Meter;
 
@@ -60,7 +59,7 @@ pub(crate) enum Command {
     /// So many items of this request's stream were taken in all.
     Credit(u64, u64),
     /// An INPUT for this request.
-    Input(u64, Bytes),
+    Input(u64, Message),
     /// Ping the worker, if it is idle, with this token.
     Ping(u64),
     /// Let this port take over as soon as no call is running, and leave.

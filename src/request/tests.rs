@@ -1,5 +1,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use bytes::Bytes;
+
 use super::*;
 use crate::session::SessionStore;
 use crate::wire::{FrameBuilder, Kind};
@@ -40,7 +42,7 @@ fn counts(shared: &Shared) -> (usize, usize) {
 }
 
 fn ok() -> Answer {
-    Ok(Bytes::from_static(b"1"))
+    Ok(Payload { json: Bytes::from_static(b"1"), buffers: Vec::new() })
 }
 
 #[test]
@@ -74,7 +76,7 @@ fn an_answer_is_counted_before_it_is_sent() {
     assert_eq!((counts(&shared), shared.board.stats().completed), ((0, 0), 1));
     assert!(answer.try_recv().is_err(), "not yet");
     settled.send();
-    assert_eq!(answer.try_recv().unwrap().unwrap(), "1");
+    assert_eq!(answer.try_recv().unwrap().unwrap().json, "1");
     assert_eq!(shared.board.stats().completed, 1, "once");
 }
 

@@ -4,12 +4,67 @@ use bytes::{Bytes, BytesMut};
 
 use super::{FLAG_BUFFERS, HEADER, Kind};
 
+/// Each buffer starts at a multiple of it, counted from the body's start.
+const ALIGN: usize = 8;
+
+/// A finished frame on its way: what is encoded, and the buffers that follow it, in whatever memory they are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Message {
+    /// Header, name, table of the buffers, JSON.
+    head: Bytes,
+    buffers: Vec<Bytes>,
+}
+
+impl Message {
+    /// Header, name, and what follows it but for the buffers.
+    pub(crate) fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// Bytes of it, but for the padding.
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.buffers.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// The same under another id.
+    pub(crate) fn renamed(self, id: u64) -> Self {
+        let mut head = BytesMut::from(self.head);
+        head[8..16].copy_from_slice(&id.to_le_bytes());
+        Self { head: head.freeze(), ..self }
+    }
+
+    /// The bytes of the frame, in order; none of the pieces is empty.
+    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        const ZEROS: &[u8] = &[0; ALIGN];
+        let mut at = self.head.len() - HEADER;
+        let padded = self.buffers.into_iter().flat_map(move |buffer| {
+            let padding = at.next_multiple_of(ALIGN) - at;
+            at += padding + buffer.len();
+            [Bytes::from_static(&ZEROS[..padding]), buffer]
+        });
+        std::iter::once(self.head).chain(padded).filter(|piece| !piece.is_empty())
+    }
+}
+
+impl From<Vec<u8>> for Message {
+    fn from(frame: Vec<u8>) -> Self {
+        Bytes::from(frame).into()
+    }
+}
+
+impl From<Bytes> for Message {
+    fn from(frame: Bytes) -> Self {
+        Self { head: frame, buffers: Vec::new() }
+    }
+}
+
 /// Builds one frame in one buffer: header, name, then whatever JSON is appended. What the header says is filled
 /// in at the end.
 #[derive(Debug)]
 pub(crate) struct FrameBuilder {
     bytes: Vec<u8>,
     name: u16,
+    buffers: Vec<Bytes>,
 }
 
 impl FrameBuilder {
@@ -21,7 +76,7 @@ impl FrameBuilder {
         bytes[4] = kind as u8;
         bytes[6..8].copy_from_slice(&(name.len() as u16).to_le_bytes());
         bytes.extend_from_slice(name.as_bytes());
-        Self { bytes, name: name.len() as u16 }
+        Self { bytes, name: name.len() as u16, buffers: Vec::new() }
     }
 
     /// A frame without name and JSON.
@@ -58,18 +113,34 @@ impl FrameBuilder {
         &mut self.bytes
     }
 
-    /// Adds a table of one buffer, `json`, and the buffer; the body ends with it. At most 4 GiB each; what is larger is
-    /// over the limit of any frame.
-    pub(crate) fn one_buffer(&mut self, json: &[u8], buffer: &[u8]) {
-        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
-        self.bytes[5] |= FLAG_BUFFERS;
-        self.bytes.extend_from_slice(&1_u32.to_le_bytes());
-        self.bytes.extend_from_slice(&length(json));
-        self.bytes.extend_from_slice(&length(buffer));
-        self.bytes.extend_from_slice(json);
+    /// These go beside the JSON: see [`FrameBuilder::message`].
+    pub(crate) fn beside(&mut self, buffers: Vec<Bytes>) {
+        self.buffers = buffers;
+    }
+
+    /// Takes the finished frame out, its buffers apart; or returns the size of its body in bytes if that is over `limit`.
+    pub(crate) fn message(&mut self, id: u64, arg: u64, limit: usize) -> Result<Message, usize> {
+        let buffers = std::mem::take(&mut self.buffers);
+        if buffers.is_empty() {
+            return self.finish(id, arg, limit).map(Message::from);
+        }
+        let start = HEADER + usize::from(self.name);
+        let lengths = [buffers.len(), self.bytes.len() - start];
+        let lengths = lengths.into_iter().chain(buffers.iter().map(Bytes::len));
+        // One that is longer is over any limit.
+        let table = lengths.flat_map(|n| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
+        self.bytes.splice(start..start, table.collect::<Vec<u8>>());
         let body = self.bytes.len() - HEADER;
-        self.bytes.resize(HEADER + body.next_multiple_of(8), 0);
-        self.bytes.extend_from_slice(buffer);
+        let length =
+            buffers.iter().fold(body, |at, buffer| at.next_multiple_of(ALIGN) + buffer.len());
+        match u32::try_from(length) {
+            Ok(wire) if length <= limit => {
+                self.bytes[5] |= FLAG_BUFFERS;
+                self.fill(wire, id, arg);
+                Ok(Message { head: std::mem::take(&mut self.bytes).into(), buffers })
+            }
+            _ => Err(length),
+        }
     }
 
     /// Takes the finished frame out; or returns the size of its body in bytes if that is over `limit`.
@@ -82,13 +153,6 @@ impl FrameBuilder {
             }
             _ => Err(length),
         }
-    }
-
-    /// A finished frame under another id.
-    pub(crate) fn renamed(frame: Bytes, id: u64) -> Bytes {
-        let mut bytes = BytesMut::from(frame);
-        bytes[8..16].copy_from_slice(&id.to_le_bytes());
-        bytes.freeze()
     }
 
     fn fill(&mut self, length: u32, id: u64, arg: u64) {

@@ -8,7 +8,7 @@ mod encode;
 pub(crate) mod json;
 
 pub(crate) use decoder::{Decoder, Direction, Frame, ProtocolError};
-pub(crate) use encode::FrameBuilder;
+pub(crate) use encode::{FrameBuilder, Message};
 
 #[cfg(test)]
 mod tests;

@@ -56,8 +56,6 @@ _VALUES: dict[str, Callable[[], Any]] = {
     "too_huge": lambda: 10**5000,
     "surrogate": lambda: {"text": "a\ud800b"},
     "surrogate_key": lambda: {"a\udfff": 1},
-    "bytes": lambda: {"rows": [1, b"abc"]},
-    "bytearray": lambda: bytearray(b"abc"),
     "set": lambda: [{"a": {1, 2}}],
     "tuple_key": lambda: {"a": {(1, 2): 3}},
     "cycle": _cycle,

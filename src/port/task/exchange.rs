@@ -2,11 +2,9 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::{Leave, Live, PortTask, unexpected};
 use crate::error::Ended;
-use crate::wire::{Frame, FrameBuilder, Kind, ProtocolError};
+use crate::wire::{Frame, FrameBuilder, Kind, Message, ProtocolError};
 
 impl PortTask {
     /// An ITEM, PROGRESS or WANT.
@@ -41,7 +39,7 @@ impl PortTask {
         }
     }
 
-    pub(super) fn input(&self, live: &mut Live, id: u64, frame: Bytes) {
+    pub(super) fn input(&self, live: &mut Live, id: u64, frame: Message) {
         if live.calls.running(id).is_some() {
             live.port.send(frame);
         }

@@ -1,0 +1,315 @@
+"""Values to JSON with raw buffers beside it, and back; what `src/codec.rs` is in Rust.
+
+A buffer's place in the JSON is an object with one odd key: `[index]` for bytes, `[index, dtype, shape]` for an array.
+In a frame without buffers nothing is a placeholder; in one with them, so many must be there, each once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from . import _handlers, _json
+from ._json import Unserialisable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from ._wire import Frame
+
+    Encoded = tuple[bytes, Sequence[memoryview]]
+
+_KEY = "\0snakepen"
+_OPENING = '{"\\u0000snakepen":'
+"""How a placeholder begins; no string in JSON can have this in it."""
+
+MAX_BUFFERS = 65_535
+
+_PLAIN = frozenset((dict, list, str, int, float, bool, type(None), tuple))
+
+# A struct's letter to a dtype's; the size follows.
+_KINDS = {
+    **dict.fromkeys("bhilqn", "i"),
+    **dict.fromkeys("BHILQN", "u"),
+    **dict.fromkeys("efd", "f"),
+    "?": "b",
+    "Zf": "c",
+    "Zd": "c",
+}
+
+# And back, where there is no NumPy.
+_FORMATS = {
+    "|b1": "?",
+    "|i1": "b",
+    "<i2": "h",
+    "<i4": "i",
+    "<i8": "q",
+    "|u1": "B",
+    "<u2": "H",
+    "<u4": "I",
+    "<u8": "Q",
+    "<f4": "f",
+    "<f8": "d",
+}
+
+
+class _Unfit(Exception):
+    """A value that is no JSON and can't travel beside it; says why, or nothing where it isn't an array at all."""
+
+
+# === Results ===
+
+
+def dumps(value: Any, limit: int = sys.maxsize) -> Encoded:
+    """JSON, and what goes beside it: views of the value's own memory, wherever that is in one piece.
+
+    Raises Unserialisable, also for what takes more than `limit` bytes.
+    """
+    if type(value) in _PLAIN:
+        try:
+            json = _json.attempt(value)
+        except TypeError:
+            pass  # something in it isn't JSON
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise _diagnosed(value, error) from None
+        else:
+            if len(json) > limit:
+                raise _too_large(value, f"{len(json)} bytes as JSON", limit)
+            return json, ()
+    return _dumps_beside(value, limit)
+
+
+def _dumps_beside(value: Any, limit: int) -> Encoded:
+    buffers: list[memoryview] = []
+
+    def put(item: Any) -> Any:
+        found = _travelling(item)
+        if isinstance(found, _Number):
+            return found.value
+        view, *what = found
+        buffers.append(view)
+        if len(buffers) > MAX_BUFFERS:
+            raise _TooMany
+        return {_KEY: [len(buffers) - 1, *what]}
+
+    try:
+        text = _json.encoder(put)(value)
+        json = text.encode()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _diagnosed(value, error) from None
+    if text.count(_OPENING) != len(buffers):
+        raise Unserialisable(type(value).__name__, "$", f"a dict has the key {_KEY!r}, which is Snakepen's own")
+    size = len(json) + beside(buffers)
+    if size > limit:
+        raise _too_large(value, f"{size} bytes, {len(json)} of them as JSON", limit)
+    return json, buffers
+
+
+def beside(buffers: Sequence[memoryview]) -> int:
+    """What they add to a frame, at most: 4 bytes each in the table, and 7 of padding."""
+    return sum(len(buffer) + 12 for buffer in buffers)
+
+
+def renumbered(json: bytes, first: int) -> bytes:
+    """The same with the buffers counted from `first`."""
+    if not first:
+        return json
+    opening = f"{_OPENING}[".encode()
+    head, *places = json.split(opening)
+    for place in places:
+        digits = len(place) - len(place.lstrip(b"0123456789"))
+        head += opening + str(first + int(place[:digits])).encode() + place[digits:]
+    return head
+
+
+def _too_large(value: Any, size: str, limit: int) -> Unserialisable:
+    message = f"the result takes {size}, the pool's largest frame is {limit}"
+    return Unserialisable(type(value).__name__, "$", message)
+
+
+def _diagnosed(value: Any, error: Exception) -> Unserialisable:
+    from . import _diagnosis
+
+    if isinstance(error, _TooMany):
+        message = f"a result has at most {MAX_BUFFERS} buffers and arrays: join them, or return lists"
+        return Unserialisable(type(value).__name__, "$", message)
+    return _diagnosis.diagnose(value, error, _unfit)
+
+
+def _unfit(value: Any) -> str | None:
+    try:
+        found = _travelling(value)
+    except _Unfit as why:
+        return str(why)
+    if isinstance(found, _Number) and found.value - found.value != 0:  # as it is for NaN and the infinities
+        return f"{value!r} isn't JSON: return None, or a string that you agree on"
+    return None
+
+
+class _TooMany(Exception):
+    pass
+
+
+class _Number:
+    """What NumPy calls a scalar is a number in JSON."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+
+def _travelling(value: Any) -> _Number | tuple[memoryview] | tuple[memoryview, str, list[int]]:
+    """The bytes of a value, and if it is an array its dtype and shape."""
+    if isinstance(value, (bytes, bytearray)):
+        return (memoryview(value),)
+    numpy: Any = sys.modules.get("numpy")
+    if hasattr(numpy, "ndarray"):  # else it is just being imported
+        if isinstance(value, numpy.ndarray):
+            return _from_numpy(numpy, value)
+        if isinstance(value, numpy.generic):
+            scalar: Any = value
+            number = scalar.item() if scalar.dtype.kind in "biuf" else None
+            if isinstance(number, (int, float)):  # not a long double
+                return _Number(number)
+            return _from_numpy(numpy, numpy.asarray(scalar))
+    try:
+        view = memoryview(value)
+    except TypeError:
+        raise _Unfit("") from None
+    except Exception as error:
+        raise _Unfit(f"the buffer can't be read: {type(error).__name__}: {error}") from None
+    letters = view.format.lstrip("@=<")
+    if view.ndim == 1 and letters in "Bc" and not hasattr(value, "typecode"):  # array.array("B") is an array
+        return (_flat(view),)
+    if letters[:1] in (">", "!"):
+        if view.itemsize > 1:
+            raise _Unfit(
+                f"a buffer of format {view.format!r} is big-endian, arrays travel little-endian: swap its bytes"
+            )
+        letters = letters[1:]
+    kind = _KINDS.get(letters)
+    if kind is None:
+        raise _Unfit(f"a buffer of format {view.format!r} is no array of numbers: return bytes(value), or lists")
+    shape = list(view.shape or ())
+    return _flat(view), f"{'|' if view.itemsize == 1 else '<'}{kind}{view.itemsize}", shape
+
+
+def _from_numpy(numpy: Any, array: Any) -> tuple[memoryview, str, list[int]]:
+    dtype = array.dtype
+    if isinstance(array, numpy.ma.MaskedArray):
+        raise _Unfit("a masked array can't travel: return value.filled(...), or its .data and its .mask")
+    if dtype.hasobject:
+        raise _Unfit(
+            f"an array of dtype {dtype} holds Python objects: return value.tolist(), or value.astype(float) "
+            "if they are numbers"
+        )
+    name = dtype.str
+    if name.startswith(">"):
+        raise _Unfit(
+            f"an array of dtype {name} is big-endian, arrays travel little-endian: "
+            'return value.astype(value.dtype.newbyteorder("<"))'
+        )
+    if dtype.kind == "V" or numpy.dtype(name) != dtype:
+        raise _Unfit(
+            f"an array of dtype {dtype} has no plain numbers for elements: "
+            + ("return its fields one by one, {name: value[name]}" if dtype.names else "return value.astype(float)")
+        )
+    shape = list(array.shape)
+    if array.nbytes == 0:
+        return memoryview(b""), name, shape
+    return memoryview(numpy.ascontiguousarray(array).reshape(-1).view("u1")), name, shape
+
+
+def _flat(view: memoryview) -> memoryview:
+    """Its bytes in C order; copied only where they aren't."""
+    if view.nbytes and view.c_contiguous:
+        try:
+            return view.cast("B")
+        except TypeError:  # a format that isn't native
+            pass
+    return memoryview(view.tobytes())
+
+
+# === Arguments ===
+
+
+def arguments(call: Frame) -> Any:
+    """Raises ValueError or RecursionError, and MemoryError."""
+    buffers, call.buffers = call.buffers, ()  # from here on they are the handler's alone
+    if not buffers:
+        return _json.loads(call.json) if call.json else None
+    return loads(call.json, buffers, call.name in _handlers.writable)
+
+
+def loads(json: str | bytes, buffers: Sequence[memoryview], writable: bool = False) -> Any:
+    """The value, with views of these very buffers in it; read-only ones, or ones that may be written to.
+
+    Raises ValueError or RecursionError.
+    """
+    text = json if isinstance(json, str) else str(json, "utf-8")
+    if not buffers:
+        return _json.loads(text)
+    waiting: list[memoryview | None] = list(buffers)
+
+    def resolve(found: dict[str, Any]) -> Any:
+        if len(found) != 1 or _KEY not in found:
+            return found
+        index, *what = found[_KEY]
+        view = waiting[index] if isinstance(index, int) and 0 <= index < len(waiting) else None
+        if view is None:
+            raise ValueError(f"a placeholder for buffer {index!r} of {len(waiting)} is one too many")
+        waiting[index] = None
+        if not writable:
+            view = view.toreadonly()
+        elif view.readonly:
+            view = memoryview(bytearray(view))
+        return _array(view, *what) if what else view
+
+    value = _json.loads_with(text, resolve)
+    left = sum(view is not None for view in waiting)
+    if left:
+        raise ValueError(f"{left} of {len(waiting)} buffers have no placeholder")
+    return value
+
+
+def _array(view: Any, dtype: str, shape: list[int]) -> Any:
+    numpy = _numpy()
+    if numpy is not None:
+        kind = numpy.dtype(dtype)
+        if kind.hasobject:
+            raise ValueError(f"an array of dtype {dtype} holds Python objects")
+        array = numpy.ndarray(shape, kind, view)
+        if array.nbytes != len(view):
+            raise ValueError(f"{len(view)} bytes are no array of dtype {dtype} and shape {shape}")
+        return array
+    letter = _FORMATS.get(dtype)
+    if letter is None or (0 in shape and len(shape) > 1):
+        raise ValueError(
+            f"an array of dtype {dtype} and shape {shape} needs NumPy, "
+            "which can't be imported in this worker's environment"
+        )
+    return view.cast(letter) if len(shape) == 1 else view.cast(letter, shape)
+
+
+_missing = False
+
+
+def _numpy() -> Any:
+    global _missing
+    numpy = sys.modules.get("numpy")
+    if hasattr(numpy, "ndarray"):
+        return numpy
+    if not _missing:
+        try:
+            import numpy
+
+            return numpy
+        except ImportError:
+            _missing = True  # to look for it again in each call would take longer than the call
+    return None
