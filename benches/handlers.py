@@ -105,3 +105,27 @@ async def items_async(n: int, size: int) -> AsyncIterator[str]:
 @snakepen.handler
 def take_all(texts: Iterable[str]) -> int:
     return sum(1 for _ in texts)
+
+
+@snakepen.handler
+def call_rust(job: str, times: int) -> float:
+    """Nanoseconds for one call of what Rust exposes."""
+    actor = snakepen.actor("actor" if job == "actor" else "echo")
+    argument = "x" * (64 << 10) if job == "64 KiB" else {"name": "small", "numbers": [1, 2, 3], "done": False}
+    once = actor.cast if job == "cast" else actor.call
+    once(argument)
+    start = time.perf_counter_ns()
+    for _ in range(times):
+        once(argument)
+    return (time.perf_counter_ns() - start) / times
+
+
+@snakepen.handler
+async def call_rust_async(_job: str, times: int) -> float:
+    actor = snakepen.actor("echo")
+    argument = {"name": "small", "numbers": [1, 2, 3], "done": False}
+    await actor.acall(argument)
+    start = time.perf_counter_ns()
+    for _ in range(times):
+        await actor.acall(argument)
+    return (time.perf_counter_ns() - start) / times

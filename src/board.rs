@@ -5,6 +5,7 @@
 mod sizes;
 mod views;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -311,6 +312,31 @@ impl Board {
         }
     }
 
+    /// Whether these calls, as far as they still are with their workers, hold all that a call could be run by: the slot that
+    /// it is bound to, else every slot, of which there are to be `most` at least. One that runs alone holds all of its worker.
+    pub(crate) fn hold_all(
+        &self,
+        calls: impl IntoIterator<Item = (Held, bool)>,
+        bound: Option<usize>,
+        most: usize,
+    ) -> bool {
+        let inner = self.lock();
+        let seats = inner.concurrency;
+        let counts = |held: &Held| inner.holds(held) && bound.is_none_or(|slot| slot == held.slot);
+        let mut by_slot = HashMap::new();
+        for (held, alone) in calls.into_iter().filter(|(held, _)| counts(held)) {
+            let taken: &mut usize = by_slot.entry(held.slot).or_default();
+            *taken = seats.min(*taken + if alone { seats } else { 1 });
+        }
+        let full = by_slot.values().filter(|&&taken| taken == seats).count();
+        full > 0 && full >= bound.map_or(inner.active.max(most), |_| 1)
+    }
+
+    /// Whether the call still is with its worker.
+    pub(crate) fn holds(&self, held: Held) -> bool {
+        self.lock().holds(&held)
+    }
+
     pub(crate) fn is_busy(&self, slot: usize) -> bool {
         !self.lock().slots[slot].running.is_empty()
     }
@@ -381,6 +407,12 @@ impl Inner {
         &self.slots[..self.active]
     }
 
+    fn holds(&self, held: &Held) -> bool {
+        self.in_use().get(held.slot).is_some_and(|slot| {
+            slot.epoch == held.epoch && slot.running.iter().any(|running| running.id == held.id)
+        })
+    }
+
     fn is_drained(&self) -> bool {
         self.queued + self.busy == 0
     }
@@ -434,6 +466,7 @@ impl Inner {
             Error::WorkerDied(_) => &mut failed.worker_died,
             Error::CircuitOpen { .. } => &mut failed.circuit_open,
             Error::WorkerBusy { .. } => &mut failed.worker_busy,
+            Error::WouldDeadlock { .. } => &mut failed.would_deadlock,
             Error::NoSuchWorker { .. } => &mut failed.no_such_worker,
             Error::Start(_) => &mut failed.start,
             Error::Closed { .. } => &mut failed.closed,

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::codec;
+use crate::context;
 use crate::error::Error;
 use crate::exchange::ProgressWatch;
 use crate::scheduler::{Place, Priority};
@@ -86,9 +87,8 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
 
     fn into_future(self) -> Self::IntoFuture {
         let handler = self.plan.handler().to_owned();
-        let made = self.plan.make(None);
         Box::pin(async move {
-            let payload = made.await?;
+            let payload = self.plan.make(None, context::chain()).await?;
             codec::decode(&payload).map_err(|message| undecoded(handler, message))
         })
     }

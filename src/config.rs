@@ -4,13 +4,19 @@ mod checked;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use checked::{Config, check_workers};
 
+use ractor::{ActorRef, Message};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::error::Error;
+use crate::expose::{self, Exposures, FromCall};
 use crate::pool::Pool;
 use crate::session::SessionStore;
 
@@ -37,6 +43,7 @@ pub struct Builder {
     fresh_interpreter: bool,
     reuse_after_cancel: bool,
     sessions: Option<SessionStore>,
+    exposed: Exposures,
     limits: Limits,
     worker_limits: WorkerLimits,
 }
@@ -120,6 +127,7 @@ impl Builder {
             },
             reuse_after_cancel: false,
             sessions: None,
+            exposed: Exposures::default(),
             worker_limits: WorkerLimits::default(),
         }
     }
@@ -283,6 +291,30 @@ impl Builder {
     /// stays open when they are shut down.
     pub fn sessions(mut self, store: SessionStore) -> Self {
         self.sessions = Some(store);
+        self
+    }
+
+    /// Lets handlers call this async function from their first request on: see [`Pool::expose_fn`]. A name that is none
+    /// fails [`Builder::start`].
+    pub fn expose_fn<A, R, E, F, Fut>(mut self, name: impl Into<String>, function: F) -> Self
+    where
+        A: DeserializeOwned,
+        R: Serialize,
+        E: Display + 'static,
+        F: Fn(A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, E>> + Send + 'static,
+    {
+        self.exposed.insert("expose_fn", name, expose::function(function));
+        self
+    }
+
+    /// Lets handlers call this actor from their first request on: see [`Pool::expose_actor`]. A name that is none fails
+    /// [`Builder::start`].
+    pub fn expose_actor<M>(mut self, name: impl Into<String>, actor: ActorRef<M>) -> Self
+    where
+        M: FromCall + Message,
+    {
+        self.exposed.insert("expose_actor", name, expose::actor(actor));
         self
     }
 

@@ -244,6 +244,10 @@ impl Open {
             return None;
         }
         let request = self.placed(request)?;
+        if let Some(error) = request.would_deadlock() {
+            request.ticket.answer(Err(error), WorkerState::Down);
+            return None;
+        }
         let request = request.unless_circuit_open(now)?;
         let bound = request.wish.place.bound();
         let broken = match bound {
@@ -378,6 +382,12 @@ impl Open {
             let (id, deadline, wish) = (request.ticket.id, request.ticket.deadline, request.wish);
             let assigned = self.scheduler.submit(id, deadline, wish, now, request);
             self.dispatch(assigned, now);
+        }
+        // Those who wait for a call may hold all that is left.
+        for request in self.scheduler.take_where(|request| request.would_deadlock().is_some()) {
+            if let Some(error) = request.would_deadlock() {
+                request.ticket.answer(Err(error), WorkerState::Down);
+            }
         }
         // Those that could be started may be gone.
         if self.scheduler.all_broken()

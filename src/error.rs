@@ -211,6 +211,26 @@ pub enum Error {
         worker: String,
     },
 
+    /// The call was made for another one, by what that has called in Rust ([`Pool::expose_fn`](crate::Pool::expose_fn)), and
+    /// could not be run before that one has ended, which waits for it: the calls that it is made in hold every worker that could
+    /// run it, or the turn of its session. Nothing was sent.
+    ///
+    /// Two chains of calls that hold all workers between them, and each wait for one more, are not found to be
+    /// stuck: there the deadlines help.
+    #[error(
+        "queue: `{handler}` would wait for itself: it needs {waits_for}, held by the calls that it is made in ({}): make it \
+         elsewhere, or outside of them; where any worker will do, have as many as calls are nested",
+        chain.join(" > ")
+    )]
+    WouldDeadlock {
+        /// The handler that was to be called.
+        handler: String,
+        /// What it would wait for, such as `worker demo/worker/3`.
+        waits_for: String,
+        /// The handlers of the calls that it is made in, the outermost first; they may be of several pools.
+        chain: Vec<String>,
+    },
+
     /// The pool's actor ended while the call was in its queue. The pool comes back by itself.
     #[error("queue: the actor of pool `{pool}` restarted while the call was waiting: call again")]
     Restarted {
@@ -252,6 +272,7 @@ impl Error {
             | Error::UnknownHandler { .. }
             | Error::CircuitOpen { .. }
             | Error::WorkerBusy { .. }
+            | Error::WouldDeadlock { .. }
             | Error::Restarted { .. }
             | Error::Closed { .. }
             | Error::NoSuchWorker { .. }
@@ -287,6 +308,7 @@ impl Error {
             | Error::Decode { .. }
             | Error::Cancelled { .. }
             | Error::CpuTime { .. }
+            | Error::WouldDeadlock { .. }
             | Error::Closed { .. }
             | Error::NoSuchWorker { .. } => false,
         };

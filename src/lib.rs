@@ -75,6 +75,8 @@
 //! [exposes](Builder::expose). `snakepen.current()` tells the running request's id, deadline, worker and pool, and whether
 //! it is cancelled; `with snakepen.shield():` puts a cancellation off.
 //! `snakepen.session()` is the [session] of the call, whose state any worker reads and writes.
+//! `snakepen.actor("name")` is what the Rust program [exposes](Pool::expose_actor) by that name, an actor or a
+//! [function](Pool::expose_fn): handlers call it, and cast to it.
 //! What a handler prints and logs arrives in [`tracing`] under the target `snakepen::python`, with pool, worker and
 //! request. The package is embedded in the crate; nothing has to be installed.
 //!
@@ -114,10 +116,12 @@ mod buffer;
 mod call;
 mod codec;
 mod config;
+mod context;
 pub mod contrib;
 mod dispatcher;
 mod error;
 mod exchange;
+mod expose;
 mod interpreter;
 mod kinds;
 mod launcher;
@@ -141,8 +145,10 @@ pub use array::{Array, ArrayError, Element};
 pub use buffer::Buffer;
 pub use call::{Call, CallStream, CancelHandle};
 pub use config::Builder;
+pub use context::CallContext;
 pub use error::{Ended, Error, Exit, PythonException, Stage, StartError, WorkerDeath};
 pub use exchange::{Progress, ProgressWatch};
+pub use expose::{FromCall, Inbound, InboundError, Reply};
 pub use pool::{Pool, WorkerHandle};
 pub use pool_session::PoolSession;
 pub use scheduler::Priority;

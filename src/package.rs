@@ -28,6 +28,7 @@ macro_rules! files {
 
 files!(
     "__init__.py",
+    "_actor.py",
     "_async.py",
     "_batch.py",
     "_cancel.py",

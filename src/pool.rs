@@ -1,9 +1,10 @@
 //! The handles: of a pool, and of one of its workers.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorRef, ActorStatus, SpawnErr, registry};
+use ractor::{Actor, ActorRef, ActorStatus, Message, SpawnErr, registry};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,6 +14,7 @@ use crate::actors::worker::WorkerMsg;
 use crate::call::{Call, CallStream, Plan};
 use crate::config::{Builder, Config};
 use crate::error::Error;
+use crate::expose::{self, FromCall, Target};
 use crate::pool_session::PoolSession;
 use crate::reload;
 use crate::resize;
@@ -198,6 +200,88 @@ impl Pool {
     /// is closed with the pool.
     pub fn sessions(&self) -> &SessionStore {
         &self.anchor.shared.sessions
+    }
+
+    /// Lets handlers call this async function: `snakepen.actor("name").call(...)` is its answer, or raises
+    /// `snakepen.ActorError` with the type and the message of its error. What was exposed by this name before is replaced;
+    /// calls under way are not concerned.
+    ///
+    /// The function gets the arguments as any type that deserializes: a single positional argument as itself, several as a tuple,
+    /// keyword arguments as a struct or a map, and `()` where there are none. It runs in a task of its own, many at once: at
+    /// most 1024 calls of one worker, and 1024 casts of the pool; more are refused with an error of type `Busy`. A panic is an
+    /// error of type `Panic` for who called, and of no other concern.
+    ///
+    /// A *call* (`.call`) is part of the request that makes it. When that ends, in whichever way, its worker's death
+    /// included, or when Python leaves (a cancelled task), the future is dropped. While it is polled, [`CallContext`](crate::CallContext)
+    /// tells what it is part of, and the calls of this or another pool that it makes have no more time than the request has left;
+    /// those that could never be run fail with [`Error::WouldDeadlock`]. A *cast* (`.cast`) is accepted when its
+    /// arguments fit, and then runs to its end, whatever becomes of the request and of the pool, with no deadline
+    /// but its own. Its error is logged.
+    ///
+    /// A closure that keeps something clones it for each call: `move |args: A| { let kept = kept.clone(); async move { ... } }`.
+    /// It should not keep a handle of this pool, which would keep the pool running: there is
+    /// [`CallContext::pool`](crate::CallContext::pool).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), snakepen::Error> {
+    /// # let pool = snakepen::Pool::builder("expose-fn").handlers("examples/basics.py").workers(1).start().await?;
+    /// pool.expose_fn("power", async |(base, exponent): (u64, u32)| {
+    ///     base.checked_pow(exponent).ok_or("too large")
+    /// })?;
+    /// # pool.shutdown().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for a name that is none: it has 1 to 255 bytes of text without control characters.
+    /// [`Error::Closed`] if the pool is shut down.
+    pub fn expose_fn<A, R, E, F, Fut>(&self, name: &str, function: F) -> Result<(), Error>
+    where
+        A: DeserializeOwned,
+        R: Serialize,
+        E: Display + 'static,
+        F: Fn(A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, E>> + Send + 'static,
+    {
+        self.expose("expose_fn", name, expose::function(function))
+    }
+
+    /// Lets handlers call this actor by this name, which need not be its own: `snakepen.actor("name").call(...)` sends it the message
+    /// that [`FromCall`] makes of the call, and waits for its [`Reply`](crate::Reply); `.cast(...)` only sends it. See
+    /// [`Pool::expose_fn`] for what else holds.
+    ///
+    /// The reference does not keep the actor alive. When it has ended, calls fail with an error of type `ActorStopped`; whoever
+    /// starts its successor exposes that by the same name. A mailbox has no limit: of the calls that wait in one, those whose
+    /// [`Reply::is_closed`](crate::Reply::is_closed) may be passed over.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::expose_fn`].
+    pub fn expose_actor<M>(&self, name: &str, actor: ActorRef<M>) -> Result<(), Error>
+    where
+        M: FromCall + Message,
+    {
+        self.expose("expose_actor", name, expose::actor(actor))
+    }
+
+    fn expose(
+        &self,
+        option: &'static str,
+        name: &str,
+        target: Arc<dyn Target>,
+    ) -> Result<(), Error> {
+        let shared = &self.anchor.shared;
+        if shared.is_closed() {
+            return Err(Error::Closed { pool: self.name().to_owned() });
+        }
+        shared.exposed.insert(option, name, target)
+    }
+
+    /// Takes an exposed name back, and tells whether there was one. Calls under way are not concerned.
+    pub fn unexpose(&self, name: &str) -> bool {
+        self.anchor.shared.exposed.remove(name)
     }
 
     /// Figures of the pool, from one consistent look.

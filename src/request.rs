@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use crate::board::{Held, Outcome};
 use crate::breaker::{Change, Refusal, Verdict};
 use crate::codec::Payload;
+use crate::context::{CallContext, Nested};
 use crate::error::{Ended, Error, Exit, Stage, WorkerDeath};
 use crate::exchange::PortSide;
 use crate::scheduler::Wish;
@@ -59,6 +60,8 @@ pub(crate) struct Request {
     pub(crate) turn: Option<Arc<Turn>>,
     /// What goes to and fro beside it.
     pub(crate) side: PortSide,
+    /// The calls that wait for this one.
+    pub(crate) outer: Option<Arc<Nested>>,
     reassigned: u8,
 }
 
@@ -66,7 +69,8 @@ impl Request {
     /// Boxed once: on its way it moves through half a dozen messages and tables.
     pub(crate) fn new(frame: Message, wish: Wish, mut ticket: Ticket) -> Box<Self> {
         ticket.frame = frame;
-        Box::new(Self { wish, ticket, turn: None, side: PortSide::default(), reassigned: 0 })
+        let side = PortSide::default();
+        Box::new(Self { wish, ticket, turn: None, side, outer: None, reassigned: 0 })
     }
 
     /// The encoded CALL frame.
@@ -116,6 +120,27 @@ impl Request {
         let error = Error::CircuitOpen { handler: handler.to_owned(), failures, retry_in };
         self.ticket.answer(Err(error), WorkerState::Down);
         None
+    }
+
+    /// The context of what its handler calls in Rust, while a worker has it.
+    pub(crate) fn context(&self) -> Option<CallContext> {
+        let shared = &self.ticket.shared;
+        let nested = Nested {
+            pool: Arc::downgrade(shared),
+            held: self.ticket.held()?,
+            alone: self.wish.alone,
+            handler: self.handler().to_owned(),
+            turn: self.turn.as_ref().map(|turn| turn.session().to_owned()),
+            deadline: self.ticket.deadline,
+            outer: self.outer.clone(),
+        };
+        Some(CallContext::new(shared, Some(nested)))
+    }
+
+    /// Why the call can never be run, if the calls that wait for it hold what it needs.
+    pub(crate) fn would_deadlock(&self) -> Option<Error> {
+        let outer = self.outer.as_ref()?;
+        outer.blocks(&self.ticket.shared, self.wish.place, self.handler())
     }
 
     /// Ends the call because the worker of its slot is not free, and it does not wait.

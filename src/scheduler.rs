@@ -260,6 +260,11 @@ impl<R> Scheduler<R> {
         self.drain_where(|_| true)
     }
 
+    /// Takes out those that are queued of which this is true, in order of arrival.
+    pub(crate) fn take_where(&mut self, matches: impl Fn(&R) -> bool) -> Vec<R> {
+        self.drain_where(|queued| matches(&queued.request))
+    }
+
     fn drain_where(&mut self, matches: impl Fn(&Queued<R>) -> bool) -> Vec<R> {
         let mut ids: Vec<_> = self
             .queued

@@ -14,6 +14,7 @@ use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::dispatcher::{Dispatcher, Submitted};
 use crate::error::StartError;
+use crate::expose::Exposed;
 use crate::kinds::Kinds;
 use crate::pool::Anchor;
 use crate::request::Request;
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) kinds: Kinds,
     /// Where the state of its sessions is.
     pub(crate) sessions: SessionStore,
+    /// What its handlers may call in Rust.
+    pub(crate) exposed: Exposed,
     /// Whose calls run one at a time.
     pub(crate) turns: Turns,
     pub(crate) cell: watch::Sender<PoolCell>,
@@ -78,8 +81,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, cgroup: Option<PoolCgroup>, sessions: SessionStore) -> Self {
+    pub(crate) fn new(
+        mut config: Config,
+        cgroup: Option<PoolCgroup>,
+        sessions: SessionStore,
+    ) -> Self {
         Self {
+            exposed: Exposed::new(std::mem::take(&mut config.exposed)),
             cgroup,
             board: Board::new(config.workers, config.limits.concurrency),
             breaker: Breaker::new(config.limits.circuit_threshold, config.limits.circuit_cool_down),
@@ -205,6 +213,7 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.cell.send_replace(PoolCell::Closed);
+        self.exposed.clear();
     }
 
     /// What keeps the pool alive, while a handle of it is left.

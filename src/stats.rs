@@ -77,6 +77,8 @@ pub struct Failures {
     pub circuit_open: u64,
     /// It was to run at once, and its worker was not free.
     pub worker_busy: u64,
+    /// It waited for a worker when the pool shrank, and those that are left are held by the calls that wait for it.
+    pub would_deadlock: u64,
     /// The slot that it was to run at is not the pool's any more.
     pub no_such_worker: u64,
     /// No worker can be started at present.
@@ -102,6 +104,7 @@ impl Failures {
             worker_died,
             circuit_open,
             worker_busy,
+            would_deadlock,
             no_such_worker,
             start,
             restarted,
@@ -118,6 +121,7 @@ impl Failures {
             + worker_died
             + circuit_open
             + worker_busy
+            + would_deadlock
             + no_such_worker
             + start
             + restarted

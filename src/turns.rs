@@ -52,6 +52,13 @@ impl Turns {
     }
 }
 
+impl Turn {
+    /// Whose turn it is.
+    pub(crate) fn session(&self) -> &str {
+        &self.session
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         if self.passed {

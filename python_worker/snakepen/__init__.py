@@ -17,8 +17,15 @@ Workers keep nothing that matters. State is in sessions, which Rust keeps and al
 @snakepen.handler
 def remember(fact: str) -> int:
     return len(snakepen.session().update("facts", lambda facts: facts + [fact], default=[]))
+
+What the Rust program exposes by a name, a handler calls:
+
+@snakepen.handler
+def quote(sku: str, count: int) -> float:
+    return count * snakepen.actor("pricing").call(sku)
 """
 
+from ._actor import Actor, ActorError, WouldDeadlock, actor
 from ._cancel import Cancelled, shield
 from ._handlers import handler
 from ._input import Input, InputError
@@ -29,6 +36,8 @@ from ._session import Session, global_session, session
 from ._store import Conflict, SessionError
 
 __all__ = [
+    "Actor",
+    "ActorError",
     "Cancelled",
     "Conflict",
     "Input",
@@ -38,7 +47,9 @@ __all__ = [
     "Request",
     "Session",
     "SessionError",
+    "WouldDeadlock",
     "__version__",
+    "actor",
     "current",
     "global_session",
     "handler",

@@ -44,7 +44,10 @@ _MAX_FRAMES = 100
 _MAX_STACK = 32 * 1024
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_CALLS_BACK = (os.path.join(_HERE, "contrib", ""), _HERE + "_session.py", _HERE + "_programs.py")
+_CALLS_BACK = (
+    os.path.join(_HERE, "contrib", ""),
+    *(_HERE + name for name in ("_actor.py", "_programs.py", "_session.py")),
+)
 """Of the package, what is like the user's code, or runs it, and is never in the middle of anything by itself."""
 
 
@@ -368,10 +371,14 @@ class Cancellation:
             file = code.co_filename
             if code.co_name == "__del__" or file.startswith("<frozen importlib"):
                 return True
-            if file.startswith(_HERE) and not file.startswith(_CALLS_BACK):
+            if file.startswith(_HERE) and not file.startswith(_CALLS_BACK) and not self._may_leave(code):
                 return True
             at = at.f_back
         return False
+
+    def _may_leave(self, code: CodeType) -> bool:
+        """Of the port's own code, what waits for the reply to a call can be left at any point."""
+        return self._connection.waits and code in self._connection.WAITING
 
     def _unraisable(self, unraisable: Any) -> None:
         """Callbacks of weak references and of the garbage collector can't be told apart in time: what was raised in one

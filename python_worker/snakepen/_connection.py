@@ -16,7 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
     from collections import deque
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from types import CodeType
     from typing import Any
 
     from ._request import Request
@@ -39,10 +40,13 @@ class PortEnded(Exception):
 class Waiter:
     """A thread that waits for a frame: for the reply to its question, or, the main one, for a call."""
 
-    __slots__ = ("_lock", "frame")
+    __slots__ = ("_lock", "frame", "may_leave", "token")
 
-    def __init__(self) -> None:
+    def __init__(self, may_leave: bool = False) -> None:
         self.frame: Frame | None = None
+        self.token = 0
+        self.may_leave = may_leave
+        """It is the main thread, which a cancellation may interrupt while it waits."""
         self._lock = allocate_lock()
         self._lock.acquire()
 
@@ -63,10 +67,11 @@ class Waiter:
 class Awaiter:
     """A task that waits for a reply."""
 
-    __slots__ = ("_future", "_loop", "_thread")
+    __slots__ = ("_future", "_loop", "_thread", "token")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
+        self.token = 0
         self._thread = get_ident()
         self._future: Future[Frame] = loop.create_future()
 
@@ -95,6 +100,9 @@ class Connection:
     that interrupts a send: a frame is never split by another, and no sender waits for one that it interrupted.
     """
 
+    WAITING: frozenset[CodeType]
+    """The code in which the main thread is while `waits` is set."""
+
     def __init__(self, fd: int, max_frame: int) -> None:
         os.set_blocking(fd, True)
         self._socket = socket(AF_UNIX, SOCK_STREAM, 0, fd)  # named, so that they aren't asked of the kernel
@@ -105,6 +113,8 @@ class Connection:
         self._tokens = count(1)
         self._receiving: Any = RLock()  # it knows its thread as soon as it is taken; nobody takes it twice
         self._sleepers: list[Waiter] = []
+        self.waits = False
+        """The main thread does nothing but wait for a reply, and may leave it."""
         self._main = Waiter()
         self._thread = get_ident()
         self.served_by: AbstractEventLoop | None = None
@@ -201,14 +211,14 @@ class Connection:
             try:
                 self._sleepers.append(waiter)  # first: who finds the place taken must be seen by the one that has it
                 if not self._receiving.acquire(False):
-                    waiter.sleep()
+                    self._wait(waiter, waiter.sleep)
                 # Whoever had the place before may have received what this one waits for.
                 elif waiter is self._main:
                     if not self._calls and not self.leaving:
                         self._receive(0)
                 elif waiter.frame is None:
-                    # A signal handler of the user's may raise while this waits: nothing is lost then.
-                    self._socket.recv(1, MSG_PEEK)
+                    # A signal handler may raise while this waits: nothing is lost then.
+                    self._wait(waiter, self._peek)
                     self._receive(0)
             finally:
                 self._step_back(waiter)
@@ -216,6 +226,21 @@ class Connection:
             # It may be a signal handler's, and have come while this one stepped back.
             self._step_back(waiter)
             raise
+
+    def _wait(self, waiter: Waiter, wait: Callable[[], object]) -> None:
+        if not waiter.may_leave:
+            wait()
+            return
+        # Of the main thread alone. A signal handler that has interrupted it here may come here, too.
+        before = self.waits
+        try:
+            self.waits = True
+            wait()
+        finally:
+            self.waits = before
+
+    def _peek(self) -> None:
+        self._socket.recv(1, MSG_PEEK)
 
     def _step_back(self, waiter: Waiter) -> None:
         if self._receiving._is_owned():
@@ -292,14 +317,54 @@ class Connection:
 
     def ask(self, name: bytes, json: bytes, buffers: Sequence[bytes | memoryview] = ()) -> Frame:
         """Asks Rust, and waits for the reply."""
-        self._check_can_wait()
+        waiter = Waiter()
+        self._check_place()
+        self._ask(waiter, name, json, buffers)
+        return self._reply(waiter)
+
+    def call(self, name: bytes, json: bytes, buffers: Sequence[memoryview] = ()) -> Frame:
+        """Calls what Rust exposes, and waits for the reply. A cancellation may come meanwhile; who leaves says so."""
+        waiter = Waiter(get_ident() == self._thread)
+        self._check_place()
+        try:
+            self._ask(waiter, name, json, buffers)
+            return self._reply(waiter)
+        except BaseException:
+            self.leave(waiter)
+            raise
+
+    def call_from(
+        self, loop: AbstractEventLoop, name: bytes, json: bytes, buffers: Sequence[memoryview] = ()
+    ) -> Awaiter:
+        """Likewise, for a task of the loop that receives. Whoever doesn't await the reply calls `leave`."""
+        waiter = Awaiter(loop)
+        self._ask(waiter, name, json, buffers)
+        return waiter
+
+    def begin_call(self, name: bytes, json: bytes, buffers: Sequence[memoryview] = ()) -> Waiter:
+        """Likewise, for a thread that is to wait by `end_call`."""
         waiter = Waiter()
         self._ask(waiter, name, json, buffers)
-        return self.wait(waiter)
+        return waiter
+
+    def end_call(self, waiter: Waiter) -> Frame:
+        return self._reply(waiter)
+
+    def leave(self, waiter: Waiter | Awaiter) -> None:
+        """Nobody waits for this reply any more. It comes all the same, and then is forgotten."""
+        if waiter.token in self._asked and not self.abandoned:
+            self.send(_wire.ASK, waiter.token, 0, b"leave")
 
     def wait(self, waiter: Waiter) -> Frame:
         """Waits until the waiter has a frame; PING is answered meanwhile, and other threads get what they wait for."""
-        self._check_can_wait()
+        self._check_place()
+        return self._reply(waiter)
+
+    def _check_place(self) -> None:
+        if self._receiving._is_owned() or self._sending._is_owned():
+            raise RuntimeError("a signal handler or finalizer can't wait for Rust while its thread sends or receives")
+
+    def _reply(self, waiter: Waiter) -> Frame:
         while waiter.frame is None:
             try:
                 self._receive_or_sleep(waiter)
@@ -313,10 +378,6 @@ class Connection:
                 leave_for_good(error, self)
         return waiter.frame
 
-    def _check_can_wait(self) -> None:
-        if self._receiving._is_owned() or self._sending._is_owned():
-            raise RuntimeError("a signal handler or finalizer can't wait for Rust while its thread sends or receives")
-
     def ask_from(
         self, loop: AbstractEventLoop, name: bytes, json: bytes, buffers: Sequence[bytes | memoryview] = ()
     ) -> Future[Frame]:
@@ -327,8 +388,10 @@ class Connection:
 
     def _ask(self, waiter: Waiter | Awaiter, name: bytes, json: bytes, buffers: Sequence[bytes | memoryview]) -> None:
         request = running.get()
+        if request is None and name in (b"call", b"cast"):
+            request = self.running  # of a thread that has no context: there is one request at most
         arg = 0 if request is None else request.id
-        token = next(self._tokens)
+        token = waiter.token = next(self._tokens)
         self._asked[token] = waiter
         if buffers:
             self._post(_wire.encode_with_buffers(_wire.ASK, token, arg, name, json, buffers))
@@ -388,6 +451,7 @@ class Connection:
 
         Between two requests nothing of the main thread's is under way.
         """
+        self.waits = False
         for lock in (self._sending, self._receiving):
             if lock._is_owned():
                 lock.release()
@@ -420,3 +484,16 @@ class Connection:
             # A signal handler of the user's may raise here. Nothing must follow half a frame.
             self._socket.shutdown(SHUT_RDWR)
             raise
+
+
+Connection.WAITING = frozenset(
+    function.__code__
+    for function in (
+        Connection.call,
+        Connection._reply,
+        Connection._receive_or_sleep,
+        Connection._wait,
+        Connection._peek,
+        Waiter.sleep,
+    )
+)

@@ -48,17 +48,17 @@ def install(connection: Connection) -> None:
     _connection = connection
 
 
-def _port() -> Connection:
+def port_for(what: str) -> Connection:
     port = _connection
     if port is None or not port.ready:
-        raise RuntimeError("sessions are there for handlers: not while modules are loaded, and not outside of a worker")
+        raise RuntimeError(f"{what} are there for handlers: not while modules are loaded, and not outside of a worker")
     if port.abandoned:
-        raise RuntimeError("a process that a handler has forked has no sessions: its worker's port isn't its own")
+        raise RuntimeError(f"a process that a handler has forked has no {what}: its worker's port isn't its own")
     return port
 
 
 def ask(name: bytes, arguments: Any, buffers: Sequence[memoryview] = ()) -> Frame:
-    port = _port()
+    port = port_for("sessions")
     json = _within(arguments, buffers, port)
     return _checked(port.ask(name, json, buffers))
 
@@ -66,7 +66,7 @@ def ask(name: bytes, arguments: Any, buffers: Sequence[memoryview] = ()) -> Fram
 async def aask(name: bytes, arguments: Any, buffers: Sequence[memoryview] = ()) -> Frame:
     import asyncio
 
-    port = _port()
+    port = port_for("sessions")
     json = _within(arguments, buffers, port)
     loop = asyncio.get_running_loop()
     if loop is port.served_by:

@@ -151,6 +151,10 @@ fn each_end_is_counted_under_its_kind() {
         ),
         (Error::WorkerBusy { worker: text("p/worker/0") }, Failures { worker_busy: 1, ..none() }),
         (
+            Error::WouldDeadlock { handler: text("f"), waits_for: text("a worker"), chain: vec![] },
+            Failures { would_deadlock: 1, ..none() },
+        ),
+        (
             Error::NoSuchWorker { name: text("p/worker/9"), workers: Some(8) },
             Failures { no_such_worker: 1, ..none() },
         ),
@@ -501,4 +505,43 @@ async fn the_size_follows_the_plan() {
     board.plan(2);
     board.starting(1);
     assert_eq!(board.stats().restarts, 0, "in the place of none");
+}
+
+#[test]
+fn a_chain_holds_all_if_no_worker_that_may_run_a_call_is_left() {
+    let (board, _links) = ready(3);
+    let chain = [held(0, 1, 1), held(2, 1, 2)];
+    chain.into_iter().for_each(|held| begin(&board, held));
+    let hold_all = |bound, most| board.hold_all(chain.map(|held| (held, false)), bound, most);
+    assert!(hold_all(Some(0), 0) && hold_all(Some(2), 0) && !hold_all(Some(1), 0));
+    // Another's call at the slot that is left: that one ends without this chain.
+    begin(&board, held(1, 1, 3));
+    assert!(!hold_all(None, 0));
+    // That slot is to go; then one that is held.
+    board.plan(2);
+    assert!(!hold_all(None, 0), "slot 1 is not held");
+    board.plan(1);
+    assert!(hold_all(None, 0) && !hold_all(Some(2), 0));
+    assert!(!hold_all(None, 2), "there are to be more");
+    // A call that has ended holds nothing.
+    end(&board, held(0, 1, 1));
+    assert!(!hold_all(None, 0) && !hold_all(Some(0), 0));
+    assert!(!board.hold_all([], None, 0));
+}
+
+#[test]
+fn a_chain_holds_a_worker_whose_seats_it_has_all_or_that_runs_alone() {
+    let board = Board::new(2, 2);
+    for slot in 0..2 {
+        let epoch = board.starting(slot);
+        let (link, _receiver) = link();
+        board.ready(slot, epoch, 42, link);
+    }
+    let chain = [held(0, 1, 1), held(1, 1, 2), held(0, 1, 3)];
+    chain.into_iter().for_each(|held| begin(&board, held));
+    let hold_all =
+        |alone, bound| board.hold_all(chain.map(|held| (held, alone && held.slot == 1)), bound, 0);
+    assert!(hold_all(false, Some(0)), "both of its seats");
+    assert!(!hold_all(false, Some(1)) && !hold_all(false, None));
+    assert!(hold_all(true, Some(1)) && hold_all(true, None));
 }

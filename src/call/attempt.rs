@@ -1,11 +1,13 @@
 //! The tries of a call: admit, send, wait; and again, if it may be.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::line::Line;
+use crate::context::Nested;
 use crate::error::{Error, Stage};
 use crate::exchange::CallerSide;
 use crate::pool::Anchor;
@@ -26,6 +28,8 @@ pub(super) struct Made {
     pub(super) at: Instant,
     pub(super) timeout: Duration,
     pub(super) cancel: Option<CancellationToken>,
+    /// The calls that wait for this one.
+    pub(super) outer: Option<Arc<Nested>>,
 }
 
 impl Made {
@@ -122,17 +126,22 @@ async fn make(
     if shared.is_closed() {
         return Err(Error::Closed { pool: shared.config.name.clone() });
     }
+    if wish.key.is_some() {
+        wish.settle(shared.board.size());
+    }
+    let blocks = |outer: &Arc<Nested>| outer.blocks(shared, wish.place, handler_of(frame.head()));
+    if let Some(error) = made.outer.as_ref().and_then(blocks) {
+        return Err(error);
+    }
     // Before the answer's receiver, so that it is dropped after it: whoever is told finds that closed.
     let mut guard = AbandonOnDrop { shared, id, armed: false };
     let (ticket, mut answer) = Ticket::admit(shared, id, at, timeout)?;
     guard.armed = true;
-    if wish.key.is_some() {
-        wish.settle(shared.board.size());
-    }
     shared.kinds.apply(handler_of(frame.head()), &mut wish);
     let (ports, mut wants) = side.open();
     let mut request = Request::new(frame, wish, ticket);
     request.side = ports;
+    request.outer.clone_from(&made.outer);
     let mut request = Some(request);
     if let Some(line) = line {
         request = line.wait(anchor, request, made).await;

@@ -16,6 +16,7 @@ use super::CancelHandle;
 use super::attempt::{Made, attempt};
 use super::line::Line;
 use crate::codec;
+use crate::context::Nested;
 use crate::error::Error;
 use crate::exchange::input::Sure;
 use crate::exchange::{CallerSide, Item, ProgressWatch};
@@ -140,13 +141,26 @@ impl Plan {
         &self.anchor.shared.config.name
     }
 
-    /// Makes the call; its items, if it has any, go to `items`.
-    pub(super) async fn make(self, items: Option<mpsc::UnboundedSender<Item>>) -> Answer {
-        let Self { anchor, wish, frame, timeout, line, cancel, idempotent, mut side, .. } = self;
+    /// Makes the call; its items, if it has any, go to `items`. `outer` are the calls that wait for it.
+    pub(super) async fn make(
+        self,
+        items: Option<mpsc::UnboundedSender<Item>>,
+        outer: Option<Arc<Nested>>,
+    ) -> Answer {
+        let Self { anchor, wish, frame, mut timeout, line, cancel, idempotent, mut side, .. } =
+            self;
         let shared = &anchor.shared;
+        let (mut frame, at) = (frame?, Instant::now());
+        if let Some(outer) = &outer {
+            timeout = timeout.min(outer.deadline.saturating_duration_since(at));
+            let handler = handler_of(frame.bytes());
+            let blocks = |session: &Arc<str>| outer.blocks_turn(shared, session, handler);
+            if let Some(error) = line.as_ref().and_then(blocks) {
+                return Err(error);
+            }
+        }
         let line = line.map(|session| Line::up(&shared.turns, &session));
-        let made = Made { id: shared.next_id(), at: Instant::now(), timeout, cancel };
-        let mut frame = frame?;
+        let made = Made { id: shared.next_id(), at, timeout, cancel, outer };
         if items.is_some() {
             frame.flag(FLAG_STREAM);
         }

@@ -17,6 +17,7 @@ use super::options::options;
 use super::plan::Plan;
 use super::{CancelHandle, undecoded};
 use crate::codec::{self, Payload};
+use crate::context;
 use crate::error::Error;
 use crate::exchange::{HALF_BYTES, HALF_ITEMS, Item, ProgressWatch};
 use crate::port::Command;
@@ -158,7 +159,7 @@ impl Running {
         };
         let (pool, handler) = (plan.pool().to_owned(), plan.handler().to_owned());
         let (sender, items) = mpsc::unbounded_channel();
-        let call = AbortOnDropHandle::new(runtime.spawn(plan.make(Some(sender))));
+        let call = AbortOnDropHandle::new(runtime.spawn(plan.make(Some(sender), context::chain())));
         Ok(Self { pool, handler, items, call, end: None, taken: 0, told: 0, bytes: 0 })
     }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{Builder, EVER, Limits, WorkerLimits};
 use crate::autoscale::Autoscale;
 use crate::error::{Error, StartError};
+use crate::expose::Exposures;
 use crate::interpreter::{self, Interpreter};
 use crate::session::SessionStore;
 
@@ -99,6 +100,7 @@ impl Builder {
                 });
             }
         }
+        self.exposed.check()?;
         if self.preload.iter().any(String::is_empty) {
             return reject("preload", "a module's name is not empty");
         }
@@ -165,6 +167,7 @@ impl Builder {
             fresh_interpreter: self.fresh_interpreter,
             reuse_after_cancel: self.reuse_after_cancel,
             sessions: self.sessions,
+            exposed: self.exposed,
             worker_limits: self.worker_limits,
             limits: self.limits.clamped(),
         })
@@ -240,6 +243,8 @@ pub(crate) struct Config {
     reuse_after_cancel: bool,
     /// The store that was given; without one the pool has its own.
     pub(crate) sessions: Option<SessionStore>,
+    /// What handlers may call in Rust from the start on.
+    pub(crate) exposed: Exposures,
     pub(crate) worker_limits: WorkerLimits,
     pub(crate) limits: Limits,
 }

@@ -102,6 +102,15 @@ fn table() -> Vec<(Error, bool, bool)> {
         (Error::Closed { pool: text("demo") }, false, false),
         (Error::NoSuchWorker { name: text("demo/worker/9"), workers: Some(8) }, false, false),
         (Error::Session(SessionError::Full { limit: "max_sessions", value: 7 }), false, true),
+        (
+            Error::WouldDeadlock {
+                handler: text("inner"),
+                waits_for: text("worker demo/worker/0"),
+                chain: vec![text("outer"), text("middle")],
+            },
+            false,
+            false,
+        ),
     ];
     // A new variant does not compile here: give it its line above.
     let number = |error: &Error| match error {
@@ -125,9 +134,10 @@ fn table() -> Vec<(Error, bool, bool)> {
         Error::WorkerBusy { .. } => 17,
         Error::CircuitOpen { .. } => 18,
         Error::Session(_) => 19,
+        Error::WouldDeadlock { .. } => 20,
     };
     let numbers: std::collections::BTreeSet<_> = table.iter().map(|row| number(&row.0)).collect();
-    assert!(numbers.into_iter().eq(0..20), "a variant is missing");
+    assert!(numbers.into_iter().eq(0..21), "a variant is missing");
     table
 }
 
@@ -169,6 +179,7 @@ fn each_says_where_it_failed_and_what_it_was_about() {
         &["`demo`", "shut down"],
         &["`demo/worker/9`"],
         &["session", "full", "`max_sessions` is 7", "raise"],
+        &["queue", "`inner`", "needs worker demo/worker/0", "outer > middle", "outside of them"],
     ];
     let table = table();
     assert_eq!(table.len(), expected.len());

@@ -1,15 +1,19 @@
 //! The desk: what Python asks Rust for while a handler runs, and the replies.
 //!
 //! A question is an ASK frame, its answer a REPLY of the same id. Most are answered at once, in the port's own task; those
-//! that have to wait for a disk or a server are answered by tasks, of which there are at most so many.
+//! that have to wait for a disk or a server, and calls of what is exposed ([`super::callback`]), are answered by tasks, of
+//! which there are at most so many.
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::task::{Id, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet};
 
+use super::callback::{self, Callback};
+use crate::context::CallContext;
+use crate::expose::{Exposed, InboundError};
 use crate::session::{
     Expected, Key, Operation, Outcome, Scope, SessionError, SessionStore, Space, Value,
 };
@@ -22,15 +26,33 @@ const MAX_WAITING: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Desk {
     store: SessionStore,
+    exposed: Exposed,
     max_frame: usize,
     waiting: JoinSet<Message>,
     /// The questions that those tasks answer.
-    asked: HashMap<Id, u64>,
+    asked: HashMap<Id, Question>,
+}
+
+#[derive(Debug)]
+struct Question {
+    /// The id of its frame.
+    id: u64,
+    /// Of a call of what is exposed.
+    call: Option<Asked>,
+}
+
+/// A call of what is exposed, which ends with the request that asks.
+#[derive(Debug)]
+struct Asked {
+    name: String,
+    request: u64,
+    task: AbortHandle,
 }
 
 impl Desk {
-    pub(super) fn new(store: SessionStore, max_frame: usize) -> Self {
-        Self { store, max_frame, waiting: JoinSet::new(), asked: HashMap::new() }
+    pub(super) fn new(store: SessionStore, exposed: Exposed, max_frame: usize) -> Self {
+        let (waiting, asked) = (JoinSet::new(), HashMap::new());
+        Self { store, exposed, max_frame, waiting, asked }
     }
 
     /// The reply, if it is there at once; else [`Desk::reply`] has it.
@@ -50,15 +72,76 @@ impl Desk {
         if let std::task::Poll::Ready(outcome) = answer.as_mut().poll(&mut context) {
             return Ok(Some(self.encode(frame.id, outcome)));
         }
-        if self.waiting.len() >= MAX_WAITING {
-            let message =
-                format!("{MAX_WAITING} questions of this worker wait for an answer already");
+        if let Some(message) = self.is_full() {
             return Ok(Some(self.refuse(frame.id, "busy", &message)));
         }
         let (id, max_frame) = (frame.id, self.max_frame);
         let task = self.waiting.spawn(async move { encode(id, answer.await, max_frame) });
-        self.asked.insert(task.id(), id);
+        self.asked.insert(task.id(), Question { id, call: None });
         Ok(None)
+    }
+
+    /// Likewise, where the frame asks for what is exposed; `asker` is the context of the request that asks, while a worker
+    /// has it.
+    pub(super) fn call(
+        &mut self,
+        callback: Callback,
+        frame: &Frame,
+        asker: Option<CallContext>,
+    ) -> Result<Option<Message>, ProtocolError> {
+        let id = frame.id;
+        if callback == Callback::Leave {
+            let asked = self.asked.values().find(|question| question.id == id);
+            if let Some(Asked { task, .. }) = asked.and_then(|question| question.call.as_ref()) {
+                task.abort();
+            }
+            // The reply is that of the call.
+            return Ok(None);
+        }
+        let (name, args) = callback::operands(frame).map_err(ProtocolError::Unexpected)?;
+        let full = self.is_full().map(|message| Err(InboundError::new("Busy", message)));
+        let target = full.unwrap_or_else(|| self.exposed.find(&name));
+        let accepted = target.and_then(|target| Ok((target, asker.ok_or_else(callback::ended)?)));
+        let (target, context) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => return Ok(Some(callback::encode(id, Err(error), self.max_frame))),
+        };
+        let (max_frame, request) = (self.max_frame, frame.arg);
+        if callback == Callback::Cast {
+            let accepted = match callback::cast(&self.exposed, target, name, args, context) {
+                Ok(accepted) => accepted,
+                Err(error) => return Ok(Some(callback::encode(id, Err(error), max_frame))),
+            };
+            let accepted = async move { callback::encode(id, accepted.await, max_frame) };
+            let task = self.waiting.spawn(accepted);
+            self.asked.insert(task.id(), Question { id, call: None });
+            return Ok(None);
+        }
+        let outcome = callback::call(target, name.clone(), args, context);
+        let answer = async move { callback::encode(id, outcome.await, max_frame) };
+        let task = self.waiting.spawn(answer);
+        let call = Some(Asked { name, request, task: task.clone() });
+        self.asked.insert(task.id(), Question { id, call });
+        Ok(None)
+    }
+
+    /// The request has ended: so do the calls that it has made. Their replies come all the same, for a thread that may be
+    /// left.
+    pub(super) fn abandon(&self, request: u64) {
+        let of_request = |question: &&Asked| question.request == request;
+        let calls = self.asked.values().filter_map(|question| question.call.as_ref());
+        calls.filter(of_request).for_each(|call| call.task.abort());
+    }
+
+    /// The worker has ended: so does whatever it has asked.
+    pub(super) fn close(&mut self) {
+        self.waiting.abort_all();
+    }
+
+    fn is_full(&self) -> Option<String> {
+        (self.waiting.len() >= MAX_WAITING).then(|| {
+            format!("{MAX_WAITING} questions of this worker wait for an answer already: ask fewer at once")
+        })
     }
 
     /// The next reply that had to be waited for; pending for ever if there is none.
@@ -68,11 +151,16 @@ impl Desk {
                 self.asked.remove(&task);
                 reply
             }
-            // A backend of the user's may panic.
-            Some(Err(error)) => {
-                let id = self.asked.remove(&error.id()).unwrap_or_default();
-                self.refuse(id, "backend", &format!("session: the store failed: {error}"))
-            }
+            Some(Err(error)) => match self.asked.remove(&error.id()) {
+                Some(Question { id, call: Some(call) }) => {
+                    callback::encode(id, Err(callback::failed(&call.name, error)), self.max_frame)
+                }
+                // A backend of the user's may panic.
+                question => {
+                    let id = question.map_or(0, |question| question.id);
+                    self.refuse(id, "backend", &format!("session: the store failed: {error}"))
+                }
+            },
             None => std::future::pending().await,
         }
     }

@@ -4,6 +4,7 @@
 //! frame means is the business of [`task`], which owns the port for as long as its process lives.
 
 mod answer;
+mod callback;
 mod desk;
 mod dump;
 pub(crate) mod output;

@@ -3,6 +3,7 @@
 //! The task owns the process. It outlives the worker actor if need be, so that a process is ended and reaped
 //! whatever happens to actors; when the actor is gone it ends the process.
 
+mod ask;
 mod calls;
 mod cancel;
 mod end;
@@ -42,9 +43,6 @@ const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// A launcher that has not told of an exit after this time is not waited for.
 const REPORT: Duration = Duration::from_secs(1);
-
-/// Bytes of answers that a worker may leave unread, or two of its frames if that is more.
-const UNREAD: usize = 64 << 20;
 
 /// From TERM to KILL.
 const TERM_GRACE: Duration = Duration::from_secs(1);
@@ -376,6 +374,7 @@ impl PortTask {
                 return Some(Leave::Kill(Ended::Protocol(error.to_string())));
             }
         };
+        live.desk.abandon(id);
         if frame.flags & FLAG_RECYCLE != 0 {
             self.shared.board.stopping(self.slot, self.epoch);
             request.ticket.answer(answer, WorkerState::Stopping);
@@ -419,21 +418,6 @@ impl PortTask {
             self.begin(live, next);
         }
         None
-    }
-
-    /// Python asks something, and is told.
-    fn ask(&self, live: &mut Live, frame: &Frame) -> Option<Leave> {
-        if live.port.unsent() > UNREAD.max(2 * self.shared.config.limits.max_frame) {
-            let message = "it asks, and does not read the answers".to_owned();
-            return Some(Leave::Kill(Ended::Protocol(message)));
-        }
-        match live.desk.ask(frame) {
-            Ok(reply) => {
-                reply.into_iter().for_each(|reply| live.port.send(reply));
-                None
-            }
-            Err(error) => Some(Leave::Kill(Ended::Protocol(error.to_string()))),
-        }
     }
 
     fn log(&self, frame: &Frame) {

@@ -670,3 +670,11 @@ fn a_full_queue_that_is_cancelled_in_any_order_leaves_nothing_behind() {
     assert!(scheduler.queues.iter().flatten().all(|queue| queue.len() <= 16));
     assert!(scheduler.deadlines.is_empty());
 }
+
+#[test]
+fn those_that_are_taken_out_no_longer_wait() {
+    let mut scheduler = queued(1, 1..=5);
+    assert_eq!(scheduler.take_where(|id| id % 2 == 0), [2, 4]);
+    assert!(scheduler.take_where(|id| id % 2 == 0).is_empty());
+    assert_eq!(scheduler.drain(), [1, 3, 5]);
+}

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Leave, Live, PortTask};
 use crate::board::Held;
+use crate::context::CallContext;
 use crate::request::{Request, Why};
 use crate::stats::WorkerState;
 use crate::sys::Signal;
@@ -44,6 +45,8 @@ pub(super) struct Cancelling {
     why: Why,
     /// The next call of its session waits until its handler has ended.
     turn: Option<Arc<Turn>>,
+    /// Of what its handler still calls in Rust.
+    context: Option<CallContext>,
     /// Its caller still waits, for the Python stack.
     caller: Option<Box<Request>>,
     answer_at: Instant,
@@ -66,6 +69,11 @@ impl Cancelling {
     /// Whether its grace is over.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         self.kill_at <= now
+    }
+
+    /// None once its handler has ended.
+    pub(super) fn context(&self) -> Option<CallContext> {
+        self.context.clone()
     }
 
     /// When there is something to do next.
@@ -109,17 +117,19 @@ impl PortTask {
         }
         live.child.signal_main_thread(Signal::Urg);
         let now = Instant::now();
+        let kill_at = now + self.shared.config.limits.cancel_grace.max(STACK);
         let mut cancelling = Cancelling {
             held,
             handler: request.handler().to_owned(),
             batch: request.wish.batch.map(|batch| batch.handler),
             why,
+            context: request.context().map(|context| context.until(kill_at)),
             turn: request.turn.take(),
             caller: Some(request),
             answer_at: now + STACK,
             dump_at: Some(now + DUMP),
             again_at: now + AGAIN,
-            kill_at: now + self.shared.config.limits.cancel_grace.max(STACK),
+            kill_at,
             fenced: false,
         };
         if why == Why::Abandoned {
@@ -183,10 +193,12 @@ impl PortTask {
 
     /// The handler of a cancelled call has ended, one way or another; nobody waits for how.
     pub(super) fn cancelled(&self, live: &mut Live, frame: &Frame) -> Option<Leave> {
-        let Live { calls, port, .. } = live;
+        let Live { calls, port, desk, .. } = live;
         let cancelling = calls.cancelling(frame.id)?;
         cancelling.dump_at = None;
+        cancelling.context = None;
         cancelling.answer(port.take_dump());
+        desk.abandon(cancelling.id());
         if frame.flags & FLAG_RECYCLE != 0 {
             let held = cancelling.held;
             calls.all_cancelling().retain(|cancelling| cancelling.held != held);

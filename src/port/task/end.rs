@@ -60,6 +60,8 @@ impl PortTask {
         }
         let (exit, mut ended) = self.exit(&mut live, leave).await;
         drop(turns);
+        // Whoever hears of the end finds that what was called for it has ended, or is about to.
+        live.desk.close();
         if matches!(ended, Ended::Itself | Ended::ClosedPort | Ended::Launcher)
             && let Some((resident, limit)) = self.over_limit(&live)
         {

@@ -63,7 +63,11 @@ impl PortTask {
             retiring: false,
             draining: false,
             meter: Meter::new(&self.shared.config.worker_limits),
-            desk: Desk::new(self.shared.sessions.clone(), self.shared.config.limits.max_frame),
+            desk: Desk::new(
+                self.shared.sessions.clone(),
+                self.shared.exposed.clone(),
+                self.shared.config.limits.max_frame,
+            ),
         };
         let timeout = self.shared.config.limits.startup_timeout;
         let ready = tokio::time::timeout(timeout, self.ready(&mut live)).await;
