@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use common::{LIMIT, eventually, finish, is_alive, kill, pids, pool, told, whole, within};
 use futures::{Stream, StreamExt, stream};
-use snakepen::{Error, Pool, Stage};
+use snakepen::{Buffer, Error, Pool, Stage};
 
 /// Paths that handlers write to.
 struct Files(tempfile::TempDir);
@@ -150,6 +150,16 @@ async fn nothing_is_read_before_it_is_asked_for_and_little_ahead() {
     std::fs::write(&go, "x").unwrap();
     let sizes = within(LIMIT, "the call", call).await.unwrap().unwrap();
     assert_eq!(sizes, [50_000; 100]);
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn items_may_have_buffers() {
+    let pool = pool("inputs.py").workers(1).start().await.unwrap();
+    let chunks = stream::iter(0..100_u8).map(|number| Buffer::from(vec![number; 50_000]));
+    let call = pool.call::<Vec<(usize, u8)>>("lengths", ()).input("chunks", chunks);
+    let lengths = within(LIMIT, "the call", call.into_future()).await.unwrap();
+    assert!(lengths.into_iter().eq((0..100).map(|number| (50_000, number))));
     finish(pool).await;
 }
 

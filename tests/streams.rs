@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::{LIMIT, eventually, finish, is_alive, kill, pids, pool, told, whole, within};
 use futures::{Stream, StreamExt};
-use snakepen::{Call, CallStream, Ended, Error, Pool, Stage};
+use snakepen::{Buffer, Call, CallStream, Ended, Error, Pool, Stage};
 
 /// So many items may be on their way.
 const WINDOW: usize = 64;
@@ -185,6 +185,24 @@ async fn an_item_that_is_no_json_is_named_after_those_before_it() {
     assert!(error.as_ref().unwrap().to_string().contains("item 0: "), "{error:?}");
     assert_eq!(told(&ended).await, "GeneratorExit True");
     serves(&pool, pid).await;
+    finish(pool).await;
+}
+
+/// Their bytes travel beside the JSON, and are those of the moment when they were yielded.
+#[tokio::test]
+async fn items_may_have_buffers() {
+    let pool = pool("streams.py").workers(1).max_frame(8 << 20).start().await.unwrap();
+    let size = 100_000;
+    let (chunks, error) = all(pool.stream::<Buffer>("chunks", (300, size))).await;
+    assert!(error.is_none() && chunks.len() == 300, "{error:?}");
+    for (number, chunk) in chunks.iter().enumerate() {
+        assert!(chunk.len() == size && chunk.iter().all(|&byte| byte == number as u8), "{number}");
+    }
+    let collected: Vec<Buffer> = pool.call("chunks", (80, size)).await.unwrap();
+    assert!(collected.iter().enumerate().all(|(number, chunk)| chunk[size - 1] == number as u8));
+    assert_eq!(collected.len(), 80);
+    let error = pool.call::<Vec<Buffer>>("chunks", (90, size)).await.unwrap_err();
+    assert!(error.to_string().contains("after 83 of them"), "{error}");
     finish(pool).await;
 }
 

@@ -130,3 +130,9 @@ def in_threads(numbers: Iterable[int], n: int) -> list[int]:
         return sorted(found)
 
     return asyncio.run(all_of_them())
+
+
+@snakepen.handler
+def lengths(chunks: Iterable[memoryview]) -> list[tuple[int, int]]:
+    """Of each chunk: its length, and its first byte."""
+    return [(len(chunk), chunk[0]) for chunk in chunks]

@@ -192,3 +192,12 @@ async def asks_between(n: int) -> AsyncIterator[int]:
     session = snakepen.session()
     for _ in range(n):
         yield await session.aupdate("count", lambda count: count + 1, default=0)
+
+
+@snakepen.handler
+def chunks(n: int, size: int) -> Iterator[bytearray]:
+    """Each in the memory of the one before."""
+    chunk = bytearray(size)
+    for i in range(n):
+        chunk[:] = bytes([i % 256]) * size
+        yield chunk
