@@ -21,7 +21,9 @@ use crate::codec;
 use crate::context;
 use crate::error::Error;
 use crate::exchange::ProgressWatch;
+use crate::request::Answer;
 use crate::scheduler::{Place, Priority};
+pub(crate) use attempt::Placed;
 use options::options;
 pub(crate) use plan::Plan;
 pub use stream::CallStream;
@@ -78,7 +80,20 @@ impl<R> Call<R> {
         self.plan.progress()
     }
 
+    /// Makes the call and does not wait for its end: when this returns it has its place in the queue, after those that had
+    /// theirs before. Dropped before that, the call never runs; what is returned must be kept until the end.
+    pub(crate) async fn place(self) -> Result<Placed, Error> {
+        self.plan.place().await
+    }
+
     options!();
+}
+
+impl Call<()> {
+    /// The result as it is.
+    pub(crate) async fn payload(self) -> Answer {
+        self.plan.make(None, context::chain()).await
+    }
 }
 
 impl<R: DeserializeOwned> IntoFuture for Call<R> {

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use checked::{Config, check_workers};
+pub(crate) use checked::{ActorSpec, Config, check_workers};
 
 use ractor::{ActorRef, Message};
 use serde::Serialize;
@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::error::Error;
 use crate::expose::{self, Exposures, FromCall};
 use crate::pool::Pool;
+use crate::py_actor::PyActor;
 use crate::session::SessionStore;
 
 /// 30 years.
@@ -32,6 +33,7 @@ pub struct Builder {
     name: String,
     handlers: Option<String>,
     expose: BTreeMap<String, String>,
+    actor: Option<ActorSpec>,
     workers: Option<usize>,
     autoscale: Option<RangeInclusive<usize>>,
     autoscale_after: (Duration, Duration),
@@ -102,6 +104,7 @@ impl Builder {
             name,
             handlers: None,
             expose: BTreeMap::new(),
+            actor: None,
             workers: None,
             autoscale: None,
             autoscale_after: (Duration::from_millis(100), Duration::from_secs(10)),
@@ -147,6 +150,13 @@ impl Builder {
     /// `.expose("sqrt", "math:sqrt")`. A target that cannot be found fails [`Builder::start`].
     pub fn expose(mut self, name: impl Into<String>, target: impl Into<String>) -> Self {
         self.expose.insert(name.into(), target.into());
+        self
+    }
+
+    /// Makes it the private pool, of this name, of an actor: one worker, which holds one instance.
+    pub(crate) fn of_actor(mut self, name: String, actor: ActorSpec) -> Self {
+        self.name = name;
+        self.actor = Some(actor);
         self
     }
 
@@ -315,6 +325,13 @@ impl Builder {
         M: FromCall + Message,
     {
         self.exposed.insert("expose_actor", name, expose::actor(actor));
+        self
+    }
+
+    /// Lets handlers send messages to this Python object from their first request on: see [`Pool::expose_py_actor`]. A name
+    /// that is none fails [`Builder::start`].
+    pub fn expose_py_actor(mut self, name: impl Into<String>, actor: &PyActor) -> Self {
+        self.exposed.insert("expose_py_actor", name, expose::py_actor(actor.clone()));
         self
     }
 

@@ -344,7 +344,9 @@ fn known_handlers(name: &str, known: &[String]) -> String {
         "there are none: decorate functions with `@snakepen.handler`, or name them with `expose`"
             .to_owned()
     } else {
-        format!("there are: {}", known.join(", "))
+        let private = name.starts_with('_') && !known.iter().any(|known| known.starts_with('_'));
+        let why = if private { "what begins with `_` is private; " } else { "" };
+        format!("{why}there are: {}", known.join(", "))
     }
 }
 

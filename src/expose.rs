@@ -2,6 +2,7 @@
 
 mod fault;
 mod inbound;
+mod py_actor;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -17,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 pub use fault::InboundError;
 pub(crate) use inbound::Incoming;
 pub use inbound::{FromCall, Inbound, Reply};
+pub(crate) use py_actor::py_actor;
 
 use crate::codec;
 use crate::error::Error;

@@ -75,6 +75,11 @@
 //! compare-and-set and a time to live, and programs; in memory, in a file, or in a server that several hosts share. See
 //! [`session`].
 //!
+//! # Actors
+//!
+//! A [`PyActor`] is an instance of a Python class in a supervised process of its own: a named actor, which does one message
+//! at a time, and whose state may outlive its process.
+//!
 //! # In Python
 //!
 //! A handler is a function decorated with `@snakepen.handler`, `async def` or not, or one that the Rust side
@@ -135,6 +140,7 @@ mod package;
 mod pool;
 mod pool_session;
 mod port;
+mod py_actor;
 mod reload;
 mod request;
 mod resize;
@@ -157,6 +163,7 @@ pub use exchange::{Progress, ProgressWatch};
 pub use expose::{FromCall, Inbound, InboundError, Reply};
 pub use pool::{Pool, WorkerHandle};
 pub use pool_session::PoolSession;
+pub use py_actor::{PyActor, PyActorBuilder, PyActorMsg};
 pub use scheduler::Priority;
 pub use session::{Session, SessionError, SessionStore};
 pub use stats::{Failures, OpenCircuit, Quantiles, Stats, WorkerInfo, WorkerState};

@@ -29,6 +29,7 @@ macro_rules! files {
 files!(
     "__init__.py",
     "_actor.py",
+    "_actors.py",
     "_async.py",
     "_batch.py",
     "_cancel.py",

@@ -12,10 +12,13 @@ use crate::actors::pool::PoolMsg;
 use crate::actors::root::{Root, RootMsg};
 use crate::actors::worker::WorkerMsg;
 use crate::call::{Call, CallStream, Plan};
+use crate::codec::Payload;
 use crate::config::{Builder, Config};
+use crate::dispatcher::Dispatcher;
 use crate::error::Error;
 use crate::expose::{self, FromCall, Target};
 use crate::pool_session::PoolSession;
+use crate::py_actor::PyActor;
 use crate::reload;
 use crate::resize;
 use crate::scheduler::Place;
@@ -81,6 +84,21 @@ impl Pool {
 
     pub(crate) fn of(anchor: Arc<Anchor>) -> Self {
         Self { anchor }
+    }
+
+    /// Resolves when the tree is gone.
+    pub(crate) async fn dead(&self) {
+        self.anchor.dead().await;
+    }
+
+    /// Shuts the pool down, as [`Pool::shutdown`] does, without any grace for the calls that run or wait.
+    pub(crate) async fn abort(&self) {
+        let shared = &self.anchor.shared;
+        shared.stop_admitting();
+        shared.dispatcher(Dispatcher::abort);
+        shared.board.kill_busy();
+        // It has no error at present, and nobody who could be told.
+        let _ = self.shutdown().await;
     }
 
     pub(crate) async fn start(config: Config) -> Result<Self, Error> {
@@ -175,6 +193,11 @@ impl Pool {
         CallStream::new(Plan::new(Arc::clone(&self.anchor), Place::Anywhere, handler, &args))
     }
 
+    /// Calls a handler with arguments that are encoded already.
+    pub(crate) fn call_raw<R>(&self, handler: &str, args: Payload) -> Call<R> {
+        Call::new(Plan::raw(Arc::clone(&self.anchor), handler, args))
+    }
+
     /// A handle of the worker at `slot`, which counts from 0. After a [resize](Pool::resize) that retires the slot its calls
     /// fail with [`Error::NoSuchWorker`], until the pool grows again.
     ///
@@ -264,6 +287,18 @@ impl Pool {
         M: FromCall + Message,
     {
         self.expose("expose_actor", name, expose::actor(actor))
+    }
+
+    /// Lets handlers send messages to this Python object by this name, which need not be its own:
+    /// `snakepen.actor("name").call("method", ...)`, `.cast("method", ...)`. An exception that the method raises arrives as a
+    /// `snakepen.ActorError` with its type and message. See [`Pool::expose_fn`] for what else holds; the actor is not kept
+    /// alive by it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::expose_fn`].
+    pub fn expose_py_actor(&self, name: &str, actor: &PyActor) -> Result<(), Error> {
+        self.expose("expose_py_actor", name, expose::py_actor(actor.clone()))
     }
 
     fn expose(
@@ -401,7 +436,7 @@ async fn find_cgroup(config: &Config) -> Option<PoolCgroup> {
 }
 
 /// Without its I/O and time drivers a tokio runtime panics in the first task that needs them.
-async fn check_runtime() -> Result<(), Error> {
+pub(crate) async fn check_runtime() -> Result<(), Error> {
     let reject =
         |message: &str| Err(Error::Config { option: "start", message: message.to_owned() });
     let Ok(runtime) = tokio::runtime::Handle::try_current() else {

@@ -33,7 +33,7 @@ from ._programs import Program, Programs
 from ._progress import progress
 from ._request import Request, current
 from ._session import Session, global_session, session
-from ._store import Conflict, SessionError
+from ._store import Conflict, SessionError, StateError
 
 __all__ = [
     "Actor",
@@ -47,6 +47,7 @@ __all__ = [
     "Request",
     "Session",
     "SessionError",
+    "StateError",
     "WouldDeadlock",
     "__version__",
     "actor",

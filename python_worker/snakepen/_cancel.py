@@ -46,7 +46,7 @@ _MAX_STACK = 32 * 1024
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _CALLS_BACK = (
     os.path.join(_HERE, "contrib", ""),
-    *(_HERE + name for name in ("_actor.py", "_programs.py", "_session.py")),
+    *(_HERE + name for name in ("_actor.py", "_actors.py", "_programs.py", "_session.py")),
 )
 """Of the package, what is like the user's code, or runs it, and is never in the middle of anything by itself."""
 

@@ -14,6 +14,7 @@ class Config:
     """The pool's settings, from `configure`. Raises KeyError for a missing one."""
 
     __slots__ = (
+        "actor",
         "cgroups",
         "concurrency",
         "expose",
@@ -32,6 +33,7 @@ class Config:
         self.raw = raw
         self.pool: str = raw["pool"]
         self.handlers: dict[str, str] | None = raw["handlers"]
+        self.actor: str | None = raw.get("actor")
         self.expose: dict[str, str] = raw["expose"]
         self.paths: list[str] = raw["paths"]
         self.preload: list[str] = raw["preload"]

@@ -145,6 +145,18 @@ class Connection:
 
     # Receiving
 
+    def expect(self, kind: int) -> Frame:
+        """The next frame, for what Rust sends before the worker is ready: nobody else receives then."""
+        while (frame := self._decoder.next()) is None:
+            size = self._socket.recv_into(self._decoder.space())
+            if not size:
+                self._decoder.finish()
+                raise PortEnded
+            self._decoder.received(size)
+        if frame.kind != kind:
+            raise ProtocolError("unexpected_frame", f"a frame of kind {frame.kind}, where one of kind {kind} is due")
+        return frame
+
     def next_call(self) -> Frame | None:
         """Waits for a call; None once Rust has asked to leave and no call is left."""
         calls = self._calls

@@ -136,8 +136,19 @@ def load(handlers: dict[str, str] | None) -> None:
         import_module(handlers["module"])
 
 
+def module(handlers: dict[str, str] | None) -> Any:
+    """The module that `load` has imported."""
+    assert handlers is not None
+    name = handlers["module"] if "module" in handlers else _stem(handlers["file"])
+    return sys.modules[name]
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
 def load_file(path: str) -> None:
-    stem = os.path.splitext(os.path.basename(path))[0]
+    stem = _stem(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"the handler file {path} doesn't exist")
     present = sys.modules.get(stem)

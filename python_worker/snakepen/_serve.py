@@ -7,6 +7,7 @@ import sys
 
 from . import _codec, _directory, _errors, _handlers, _json, _stream, _wire
 from ._request import Request, running
+from ._store import StaleState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -246,6 +247,6 @@ def failure(error: BaseException, max_frame: int) -> Answer:
     else:
         status = b"exception"
         fault = _errors.describe(error)
-        # After MemoryError nobody knows what was left half done.
-        flags = _wire.RECYCLE if isinstance(error, MemoryError) else 0
+        # After MemoryError nobody knows what was left half done; and an actor whose state is stale is of no use.
+        flags = _wire.RECYCLE if isinstance(error, (MemoryError, StaleState)) else 0
     return _wire.ERROR, status, _errors.encode_within(fault, max_frame - len(status)), flags, ()

@@ -219,9 +219,14 @@ def _pause(tries: int) -> float:
 
 
 def _write(id: str | None, space: int, key: str, expected: int, value: Any) -> tuple[list[Any], tuple[memoryview, ...]]:
-    head = [id, space, check_key(key), expected]
+    json, buffers = split(value)
+    return [id, space, check_key(key), expected, json], buffers
+
+
+def split(value: Any) -> tuple[Any, tuple[memoryview, ...]]:
+    """A value as it travels: JSON, and beside it the buffer of bytes or an array."""
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return [*head, None], (_flat(memoryview(value)),)
+        return None, (_flat(memoryview(value)),)
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
         array: Any = value
@@ -233,8 +238,8 @@ def _write(id: str | None, space: int, key: str, expected: int, value: Any) -> t
             raise TypeError("a masked array can't be kept in a session: store its .data and its .mask")
         shape = list(array.shape)
         array = numpy.ascontiguousarray(array)
-        return [*head, [array.dtype.str, shape]], (_flat(memoryview(array.reshape(-1).view("u1"))),)
-    return [*head, value], ()
+        return [array.dtype.str, shape], (_flat(memoryview(array.reshape(-1).view("u1"))),)
+    return value, ()
 
 
 def _flat(view: memoryview) -> memoryview:
@@ -244,10 +249,10 @@ def _flat(view: memoryview) -> memoryview:
 def _versioned(reply: Frame) -> tuple[Any, int] | None:
     if reply.name == "missing":
         return None
-    return _value(reply), reply.arg
+    return value_of(reply), reply.arg
 
 
-def _value(reply: Frame) -> Any:
+def value_of(reply: Frame) -> Any:
     if not reply.buffers:
         return _json.loads(reply.json)
     kind = _json.loads(reply.json)

@@ -40,6 +40,20 @@ class Conflict(SessionError):
 Conflict.__module__ = "snakepen"
 
 
+class StateError(Exception):
+    """An actor's method has run, but the actor's state could not be saved after it."""
+
+
+StateError.__module__ = "snakepen"
+
+
+class StaleState(StateError):
+    """Somebody else has written the actor's state: the instance is of no use any more, and built anew."""
+
+
+StaleState.__module__ = "snakepen"
+
+
 _connection: Connection | None = None
 
 
@@ -58,29 +72,38 @@ def port_for(what: str) -> Connection:
 
 
 def ask(name: bytes, arguments: Any, buffers: Sequence[memoryview] = ()) -> Frame:
+    return ask_encoded(name, encoded(arguments), buffers)
+
+
+def ask_encoded(name: bytes, json: bytes, buffers: Sequence[memoryview] = ()) -> Frame:
     port = port_for("sessions")
-    json = _within(arguments, buffers, port)
-    return _checked(port.ask(name, json, buffers))
+    _check_size(json, buffers, port)
+    return checked(port.ask(name, json, buffers))
 
 
 async def aask(name: bytes, arguments: Any, buffers: Sequence[memoryview] = ()) -> Frame:
+    return await aask_encoded(name, encoded(arguments), buffers)
+
+
+async def aask_encoded(name: bytes, json: bytes, buffers: Sequence[memoryview] = ()) -> Frame:
     import asyncio
 
     port = port_for("sessions")
-    json = _within(arguments, buffers, port)
+    _check_size(json, buffers, port)
     loop = asyncio.get_running_loop()
     if loop is port.served_by:
-        return _checked(await port.ask_from(loop, name, json, buffers))
+        return checked(await port.ask_from(loop, name, json, buffers))
     # A loop that a handler runs by itself, in a thread perhaps, doesn't read the port.
-    return _checked(await asyncio.to_thread(port.ask, name, json, buffers))
+    return checked(await asyncio.to_thread(port.ask, name, json, buffers))
 
 
 _OPERANDS = {"$[0]": "a session's id", "$[1]": "a space", "$[2]": "a key"}
 
 
-def _within(arguments: Any, buffers: Sequence[memoryview], port: Connection) -> bytes:
+def encoded(arguments: Any) -> bytes:
+    """Raises TypeError for what can't be kept."""
     try:
-        json = _json.dumps(arguments)
+        return _json.dumps(arguments)
     except _json.Unserialisable as error:
         operand = _OPERANDS.get(error.path)
         if operand is not None:
@@ -88,16 +111,18 @@ def _within(arguments: Any, buffers: Sequence[memoryview], port: Connection) -> 
         path = error.path.replace("$[4]", "$", 1)
         advice = error.message.replace("return ", "store ")
         raise TypeError(f"can't be kept in a session: {error.type_name} at {path}: {advice}") from None
+
+
+def _check_size(json: bytes, buffers: Sequence[memoryview], port: Connection) -> None:
     # What the frame has beside them is less.
     size = len(json) + sum(map(len, buffers)) + 64
     if size > port.max_frame:
         raise SessionError(
             "too_large", f"the value takes {size} bytes, the pool's largest frame is {port.max_frame} (max_frame)"
         )
-    return json
 
 
-def _checked(reply: Frame) -> Frame:
+def checked(reply: Frame) -> Frame:
     if reply.name == "conflict":
         raise Conflict(_json.loads(reply.json), reply.arg)
     if reply.name.startswith("error:"):

@@ -49,11 +49,16 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     _store.install(connection)
     _logging.install(connection, config.log_level)
     _startup.replace_main()
+    actor = None
     try:
         if fresh:
             _startup.set_up_imports(config)
             _startup.preload(config.preload)
         _load(birth)
+        if config.actor is not None:
+            from . import _actors
+
+            actor = _actors.settle(connection, config, config.actor)
     except _startup.StartupError as failure:
         _fail(connection, failure)
     if any(_handlers.is_async(function) for function in _handlers.table.values()):
@@ -70,6 +75,8 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
         server.run()
     except Leave as leave:
         code = leave.code
+    if actor is not None:
+        actor.leave()
     _leave(server, connection, page, code)
 
 

@@ -90,7 +90,7 @@ class Worker:
 
     def _ask(self, name: bytes, arguments: Any, _buffers: Any = ()) -> Any:
         reply, arg, result = self.store.reply(name.decode(), json.loads(json.dumps(arguments, allow_nan=False)))
-        return _store._checked(_wire.Frame(_wire.REPLY, 0, 1, arg, reply, json.dumps(result)))
+        return _store.checked(_wire.Frame(_wire.REPLY, 0, 1, arg, reply, json.dumps(result)))
 
 
 def call(store: Store, port: Port, handler: str, session: str | None = None, **arguments: Any) -> Any:

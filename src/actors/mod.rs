@@ -6,6 +6,7 @@
 pub(crate) mod launcher;
 pub(crate) mod pool;
 pub(crate) mod pool_supervisor;
+pub(crate) mod py_actor;
 pub(crate) mod root;
 pub(crate) mod session_root;
 pub(crate) mod session_store;

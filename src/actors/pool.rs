@@ -77,7 +77,10 @@ impl Actor for Pool {
                 state.shared.board.kill_busy();
             }
             PoolMsg::Handle(reply) => {
-                let handle = state.shared.anchor().map(PoolHandle::of);
+                // An actor's private pool is called through the actor only.
+                let is_private = state.shared.config.actor.is_some();
+                let anchor = state.shared.anchor().filter(|_| !is_private);
+                let handle = anchor.map(PoolHandle::of);
                 // Whoever asked may be gone.
                 let _ = reply.send(handle);
             }

@@ -160,7 +160,10 @@ impl Actor for Worker {
             WorkerMsg::Ready { epoch, pid } => state.ready(&myself, epoch, pid),
             WorkerMsg::Recycle { epoch } => {
                 let serves = state.port.as_ref().is_some_and(|port| port.epoch == epoch);
-                if serves && !state.stopping {
+                if serves && state.one_at_a_time() {
+                    // Its end is that of this actor, and its successor comes with the next.
+                    state.tell(Command::Retire);
+                } else if serves && !state.stopping {
                     state.asked = Some(epoch);
                     if state.next.is_none() {
                         state.next = Some(state.start_next(&myself));
@@ -171,7 +174,8 @@ impl Actor for Worker {
                 state.rolls.push(reply);
             }
             WorkerMsg::Leaving { epoch } => {
-                if state.left(epoch) {
+                // One of an actor is replaced when it has left.
+                if !state.one_at_a_time() && state.left(epoch) {
                     state.promote();
                     state.start_unless_stopping(&myself);
                 }
@@ -210,7 +214,8 @@ impl Actor for Worker {
                 }
             }
             WorkerMsg::Handle(reply) => {
-                let anchor = state.shared.anchor();
+                // That of an actor is called through the actor only.
+                let anchor = state.shared.anchor().filter(|_| !state.one_at_a_time());
                 let handle = anchor.map(|anchor| WorkerHandle::new(anchor, state.slot));
                 // Whoever asked may be gone.
                 let _ = reply.send(handle);
@@ -260,6 +265,11 @@ impl State {
     /// A port beside the one that serves.
     fn start_next(&self, myself: &ActorRef<WorkerMsg>) -> Served {
         self.start(myself, self.shared.board.next_epoch(self.slot))
+    }
+
+    /// Whether a worker's successor must not be there before it has ended: it holds an actor's only instance.
+    fn one_at_a_time(&self) -> bool {
+        self.shared.config.actor.is_some()
     }
 
     fn tell(&self, command: Command) {

@@ -62,6 +62,11 @@ impl Board {
         self.wait(|inner| (inner.slots[slot].ports == 0).then_some(())).await;
     }
 
+    /// Waits until a slot has no process but that of one port.
+    pub(crate) async fn alone(&self, slot: usize) {
+        self.wait(|inner| (inner.slots[slot].ports <= 1).then_some(())).await;
+    }
+
     async fn wait<T>(&self, look: impl Fn(&Inner) -> Option<T>) -> T {
         loop {
             // Before the look, so that news between the two is not missed.

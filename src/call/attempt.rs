@@ -167,6 +167,38 @@ async fn make(
     answer.unwrap_or_else(|_| Err(Error::Closed { pool: shared.config.name.clone() }))
 }
 
+/// A call that is queued or runs, and whose caller has gone on. If it is dropped, the call is given up.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    answer: oneshot::Receiver<Answer>,
+    pool: String,
+}
+
+impl Placed {
+    pub(super) async fn new(
+        anchor: &Anchor,
+        wish: Wish,
+        frame: Message,
+        made: &Made,
+    ) -> Result<Self, Error> {
+        let shared = &anchor.shared;
+        let pool = shared.config.name.clone();
+        if shared.is_closed() {
+            return Err(Error::Closed { pool });
+        }
+        let (ticket, answer) = Ticket::admit(shared, made.id, made.at, made.timeout)?;
+        if let Err(request) = shared.submit(Request::new(frame, wish, ticket)) {
+            submit_later(anchor, request, made).await;
+        }
+        Ok(Self { answer, pool })
+    }
+
+    /// The result.
+    pub(crate) async fn ended(self) -> Answer {
+        self.answer.await.unwrap_or(Err(Error::Closed { pool: self.pool }))
+    }
+}
+
 async fn answer_or_cancel(
     shared: &Shared,
     answer: &mut oneshot::Receiver<Answer>,

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::CancelHandle;
-use super::attempt::{Made, attempt};
+use super::attempt::{Made, Placed, attempt};
 use super::line::Line;
-use crate::codec;
+use crate::codec::{self, Payload};
 use crate::context::Nested;
 use crate::error::Error;
 use crate::exchange::input::Sure;
@@ -54,6 +54,16 @@ impl Plan {
         args: &impl Serialize,
     ) -> Self {
         Self::encoded(anchor, place, encode(handler, None, args))
+    }
+
+    /// A call whose arguments are encoded already.
+    pub(crate) fn raw(anchor: Arc<Anchor>, handler: &str, args: Payload) -> Self {
+        let frame = named(handler, None).map(|mut frame| {
+            frame.json().extend_from_slice(&args.json);
+            frame.beside(args.buffers);
+            frame
+        });
+        Self::encoded(anchor, Place::Anywhere, frame)
     }
 
     /// A call that belongs to a session, in line with the others or not.
@@ -141,6 +151,15 @@ impl Plan {
         &self.anchor.shared.config.name
     }
 
+    /// See [`Call::place`](super::Call::place).
+    pub(super) async fn place(self) -> Result<Placed, Error> {
+        let Self { anchor, wish, frame, timeout, .. } = self;
+        let (id, at) = (anchor.shared.next_id(), Instant::now());
+        let made = Made { id, at, timeout, cancel: None, outer: None };
+        let frame = finish(frame?, &made, anchor.shared.config.limits.max_frame)?;
+        Placed::new(&anchor, wish, frame, &made).await
+    }
+
     /// Makes the call; its items, if it has any, go to `items`. `outer` are the calls that wait for it.
     pub(super) async fn make(
         self,
@@ -187,6 +206,17 @@ fn encode(
     session: Option<&str>,
     args: &impl Serialize,
 ) -> Result<FrameBuilder, Error> {
+    let mut frame = named(handler, session)?;
+    let buffers = codec::encode(frame.json(), args).map_err(|error| Error::Encode {
+        handler: handler.to_owned(),
+        message: error.to_string(),
+    })?;
+    frame.beside(buffers);
+    Ok(frame)
+}
+
+/// A CALL without arguments.
+fn named(handler: &str, session: Option<&str>) -> Result<FrameBuilder, Error> {
     let refuse = |message: String| {
         let handler = format!("{}…", handler.chars().take(40).collect::<String>());
         Err(Error::Encode { handler, message })
@@ -200,16 +230,10 @@ fn encode(
     if handler.contains('\0') {
         return refuse("a handler's name has no zero byte".to_owned());
     }
-    let mut frame = match session {
+    Ok(match session {
         None => FrameBuilder::new(Kind::Call, handler),
         Some(id) => FrameBuilder::new(Kind::Call, &format!("{handler}\0{id}")),
-    };
-    let buffers = codec::encode(frame.json(), args).map_err(|error| Error::Encode {
-        handler: handler.to_owned(),
-        message: error.to_string(),
-    })?;
-    frame.beside(buffers);
-    Ok(frame)
+    })
 }
 
 fn finish(mut frame: FrameBuilder, made: &Made, limit: usize) -> Result<Message, Error> {

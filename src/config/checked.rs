@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{Builder, EVER, Limits, WorkerLimits};
@@ -36,7 +37,7 @@ const MAX_CONCURRENCY: usize = crate::sys::StatusPage::CALLS;
 const MAX_WORKERS: usize = 4096;
 
 impl Builder {
-    pub(super) fn check(self) -> Result<Config, Error> {
+    pub(crate) fn check(self) -> Result<Config, Error> {
         let reject =
             |option, message: &str| Err(Error::Config { option, message: message.to_owned() });
         if self.name.is_empty() || self.name.contains('/') {
@@ -45,7 +46,11 @@ impl Builder {
                 "a pool's name is not empty and has no `/`, which parts it from its workers'",
             );
         }
+        if let Some(actor) = &self.actor {
+            self.check_actor(actor)?;
+        }
         let workers = match (self.workers, &self.autoscale) {
+            _ if self.actor.is_some() => 1,
             (Some(workers), _) => workers,
             (None, Some(range)) => *range.start(),
             (None, None) => std::thread::available_parallelism().map_or(1, usize::from),
@@ -85,7 +90,7 @@ impl Builder {
                 return reject(option, "must be longer than nothing");
             }
         }
-        if self.handlers.is_none() && self.expose.is_empty() {
+        if self.handlers.is_none() && self.expose.is_empty() && self.actor.is_none() {
             return reject("handlers", "name a Python file or module, or expose functions");
         }
         for (name, target) in &self.expose {
@@ -138,7 +143,10 @@ impl Builder {
                 message: format!("there is no directory {}", directory.display()),
             });
         }
-        let handlers = self.handlers.map(Handlers::parse).transpose()?;
+        let handlers = match &self.actor {
+            Some(actor) => Some(Handlers::parse_as("target", actor.module.clone())?),
+            None => self.handlers.map(Handlers::parse).transpose()?,
+        };
         let paths = self
             .paths
             .into_iter()
@@ -158,6 +166,7 @@ impl Builder {
             name: self.name,
             handlers,
             expose: self.expose,
+            actor: self.actor,
             workers,
             interpreter,
             env,
@@ -171,6 +180,32 @@ impl Builder {
             worker_limits: self.worker_limits,
             limits: self.limits.clamped(),
         })
+    }
+}
+
+impl Builder {
+    /// What an actor's private pool cannot be told.
+    fn check_actor(&self, actor: &ActorSpec) -> Result<(), Error> {
+        let reject = |option, message: String| Err(Error::Config { option, message });
+        if self.workers.is_some_and(|workers| workers != 1) || self.autoscale.is_some() {
+            let option = if self.autoscale.is_some() { "autoscale" } else { "workers" };
+            return reject(option, "an actor is one instance, in one process".to_owned());
+        }
+        if self.limits.concurrency != 1 {
+            return reject("concurrency", "an actor does one message at a time".to_owned());
+        }
+        if self.handlers.is_some() || !self.expose.is_empty() {
+            let option = if self.handlers.is_some() { "handlers" } else { "expose" };
+            let message = "what can be called of an actor are its class's public methods";
+            return reject(option, message.to_owned());
+        }
+        // The frame that they travel in has both.
+        let size = actor.args.len() + actor.state_key().len();
+        if size > self.limits.max_frame {
+            let limit = self.limits.max_frame;
+            return Err(Error::TooLarge { handler: actor.class.clone(), size, limit });
+        }
+        Ok(())
     }
 }
 
@@ -197,17 +232,21 @@ pub(crate) enum Handlers {
 
 impl Handlers {
     pub(super) fn parse(text: String) -> Result<Self, Error> {
+        Self::parse_as("handlers", text)
+    }
+
+    fn parse_as(option: &'static str, text: String) -> Result<Self, Error> {
         let is_file = text.contains('/') || Path::new(&text).extension().is_some_and(|e| e == "py");
         if text.is_empty() {
             return Err(Error::Config {
-                option: "handlers",
+                option,
                 message: "the name is empty: name a Python file or module".to_owned(),
             });
         }
         if !is_file {
             return Ok(Handlers::Module(text));
         }
-        let path = absolute("handlers", text.into())?;
+        let path = absolute(option, text.into())?;
         if !path.is_file() {
             let file = path.with_extension("py");
             let message = match () {
@@ -219,9 +258,31 @@ impl Handlers {
                 }
                 () => format!("there is no file {}", path.display()),
             };
-            return Err(Error::Config { option: "handlers", message });
+            return Err(Error::Config { option, message });
         }
         Ok(Handlers::File(path))
+    }
+}
+
+/// What an actor is an instance of, and built from.
+#[derive(Clone, Debug)]
+pub(crate) struct ActorSpec {
+    /// The actor's name.
+    pub(crate) name: String,
+    /// A Python file, or the name of a module.
+    pub(crate) module: String,
+    /// The class, as a path of attributes in it.
+    pub(crate) class: String,
+    /// The arguments of its `__init__`, as JSON.
+    pub(crate) args: Bytes,
+    /// Its state is saved after so many messages; 0 is never.
+    pub(crate) save_every: u32,
+}
+
+impl ActorSpec {
+    /// Where its state is, among the store's global values.
+    pub(crate) fn state_key(&self) -> String {
+        format!("actor/{}", self.name)
     }
 }
 
@@ -231,6 +292,8 @@ pub(crate) struct Config {
     pub(crate) name: String,
     handlers: Option<Handlers>,
     expose: BTreeMap<String, String>,
+    /// Whose private pool it is, if it is one.
+    pub(crate) actor: Option<ActorSpec>,
     /// At the start.
     pub(crate) workers: usize,
     pub(crate) autoscale: Option<Autoscale>,
@@ -286,6 +349,7 @@ impl Config {
             "pool": self.name,
             "handlers": handlers,
             "expose": self.expose,
+            "actor": self.actor.as_ref().map(|actor| &actor.class),
             "paths": paths,
             "preload": self.preload,
             "fresh": self.fresh_interpreter,

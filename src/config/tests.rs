@@ -188,6 +188,7 @@ fn the_launcher_is_told_everything() {
         "pool": "demo",
         "handlers": {"module": "app.handlers"},
         "expose": {"sqrt": "math:sqrt"},
+        "actor": null,
         "paths": ["/first", second.to_str().unwrap()],
         "preload": ["json", "math", "re"],
         "fresh": true,
@@ -198,6 +199,26 @@ fn the_launcher_is_told_everything() {
     });
     assert_eq!(told, expected);
     assert_eq!(config.for_launcher(None).unwrap()["cgroup"], Value::Null);
+}
+
+#[test]
+fn the_pool_of_an_actor_has_one_worker_and_tells_its_class() {
+    let spec = ActorSpec {
+        name: "counter".to_owned(),
+        module: "app.actors".to_owned(),
+        class: "Outer.Counter".to_owned(),
+        args: bytes::Bytes::from_static(b"[1]"),
+        save_every: 1,
+    };
+    // Whatever name and size the options had.
+    let builder = without_handlers().workers(1).of_actor("counter.pool".to_owned(), spec.clone());
+    let config = builder.check().unwrap();
+    assert_eq!((&*config.name, config.workers), ("counter.pool", 1));
+    let told = config.for_launcher(None).unwrap();
+    assert_eq!(told["actor"], "Outer.Counter");
+    assert_eq!(told["handlers"], json!({"module": "app.actors"}));
+    let unset = without_handlers().of_actor("counter.pool".to_owned(), spec);
+    assert_eq!(unset.check().unwrap().workers, 1);
 }
 
 #[test]

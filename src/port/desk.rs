@@ -261,7 +261,7 @@ fn value_of(frame: &Frame, json: &RawValue) -> Result<Value, String> {
 
 // === To Python ===
 
-fn encode(id: u64, outcome: Result<Outcome, SessionError>, limit: usize) -> Message {
+pub(super) fn encode(id: u64, outcome: Result<Outcome, SessionError>, limit: usize) -> Message {
     let bare = |name, arg| reply(FrameBuilder::new(Kind::Reply, name), id, arg, limit);
     match outcome {
         Ok(Outcome::Missing | Outcome::Info(None)) => bare("missing", 0),

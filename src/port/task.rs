@@ -3,6 +3,7 @@
 //! The task owns the process. It outlives the worker actor if need be, so that a process is ended and reaped
 //! whatever happens to actors; when the actor is gone it ends the process.
 
+mod actor;
 mod ask;
 mod calls;
 mod cancel;

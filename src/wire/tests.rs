@@ -303,7 +303,7 @@ fn kinds_know_their_way() {
             known += 1;
         }
     }
-    assert_eq!(known, 12);
+    assert_eq!(known, 13);
 }
 
 // === Properties ===

@@ -17,6 +17,7 @@ use crate::wire::{self, Frame, Kind, ProtocolError};
 impl PortTask {
     pub(super) async fn start(&mut self) -> Result<Live, StartError> {
         let system = |error: std::io::Error| StartError::System(error.to_string());
+        self.wait_for_predecessor().await?;
         let (mut port, ends) = Port::open(self.shared.config.limits.max_frame).map_err(system)?;
         let cgroup = self.shared.cgroup.as_ref().map(|pool| pool.worker(self.slot, self.epoch));
         let (reply, mut spawned) = oneshot::channel();
@@ -70,7 +71,11 @@ impl PortTask {
             ),
         };
         let timeout = self.shared.config.limits.startup_timeout;
-        let ready = tokio::time::timeout(timeout, self.ready(&mut live)).await;
+        let ready = async {
+            self.introduce(&mut live).await?;
+            self.ready(&mut live).await
+        };
+        let ready = tokio::time::timeout(timeout, ready).await;
         let error = match ready {
             Ok(Ok(())) => {
                 self.check_cgroup(&mut live);
@@ -178,7 +183,7 @@ impl PortTask {
 }
 
 /// Resolves when a port that is being started is not wanted any more: whether because its slot is retired.
-async fn told_to_stop(
+pub(super) async fn told_to_stop(
     actor_gone: &mut oneshot::Receiver<Infallible>,
     commands: &mut mpsc::UnboundedReceiver<Command>,
 ) -> bool {
