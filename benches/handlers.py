@@ -1,6 +1,7 @@
 """What the benchmarks call."""
 
 import time
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import snakepen
 
@@ -90,6 +91,25 @@ def pass_8(values: list[object]) -> list[object]:
 def pass_32(values: list[object]) -> list[object]:
     spin_200us()
     return values
+
+
+@snakepen.handler
+def items(n: int, size: int) -> Iterator[str]:
+    item = "x" * size
+    for _ in range(n):
+        yield item
+
+
+@snakepen.handler
+async def items_async(n: int, size: int) -> AsyncIterator[str]:
+    item = "x" * size
+    for _ in range(n):
+        yield item
+
+
+@snakepen.handler
+def take_all(texts: Iterable[str]) -> int:
+    return sum(1 for _ in texts)
 
 
 @snakepen.handler

@@ -460,7 +460,7 @@ impl Inner {
             Error::Python { .. } => &mut failed.exception,
             Error::UnknownHandler { .. } => &mut failed.unknown_handler,
             Error::Timeout { stage: Stage::Queue, .. } => &mut failed.timeout_queued,
-            Error::Timeout { stage: Stage::Run, .. } => &mut failed.timeout_running,
+            Error::Timeout { .. } => &mut failed.timeout_running,
             Error::CpuTime { .. } => &mut failed.cpu_time,
             Error::Cancelled { .. } => &mut failed.cancelled,
             Error::WorkerDied(_) => &mut failed.worker_died,

@@ -35,6 +35,13 @@ pub(crate) struct Payload {
     pub(crate) buffers: Vec<Bytes>,
 }
 
+impl Payload {
+    /// Bytes of all of it.
+    pub(crate) fn len(&self) -> usize {
+        self.json.len() + self.buffers.iter().map(Bytes::len).sum::<usize>()
+    }
+}
+
 /// The buffers that a value may take while it is read.
 #[derive(Debug)]
 struct Reading {

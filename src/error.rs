@@ -22,6 +22,8 @@ pub enum Stage {
     Queue,
     /// A worker was running it.
     Run,
+    /// A worker was running it, and the next item of its stream, or its end, was due.
+    Item,
 }
 
 impl fmt::Display for Stage {
@@ -29,6 +31,7 @@ impl fmt::Display for Stage {
         f.write_str(match self {
             Stage::Queue => "in the queue",
             Stage::Run => "while running",
+            Stage::Item => "between items",
         })
     }
 }
@@ -146,7 +149,7 @@ pub enum Error {
         stage: Stage,
         /// Time since the call was made.
         elapsed: Duration,
-        /// The time that the call had.
+        /// The time that the call had; or each item, for [`Stage::Item`].
         timeout: Duration,
         /// Where Python was, as faulthandler writes it, innermost frame first. Empty for a call in the queue, and where
         /// it could not be had within 5 ms: user code blocks all signals, or the machine is busy.
@@ -274,7 +277,7 @@ impl Error {
             | Error::Closed { .. }
             | Error::NoSuchWorker { .. }
             | Error::Session(_) => false,
-            Error::Timeout { stage, .. } | Error::Cancelled { stage, .. } => *stage == Stage::Run,
+            Error::Timeout { stage, .. } | Error::Cancelled { stage, .. } => *stage != Stage::Queue,
             Error::WorkerDied(death) => death.started,
             Error::Python { .. }
             | Error::BadResult { .. }
@@ -329,8 +332,8 @@ fn stack(stage: Stage, python_stack: &str) -> String {
         (Stage::Queue, _) => {
             "; it had not begun: no worker was free for it, or its turn had not come".to_owned()
         }
-        (Stage::Run, "") => "; its Python stack could not be had in time".to_owned(),
-        (Stage::Run, stack) => format!("; Python was here:\n{stack}"),
+        (_, "") => "; its Python stack could not be had in time".to_owned(),
+        (_, stack) => format!("; Python was here:\n{stack}"),
     }
 }
 

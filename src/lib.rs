@@ -63,6 +63,12 @@
 //! No process outlives its pool: workers lead process groups that are killed before their leader is reaped, the
 //! launcher ends with the host, and a worker with its launcher, even if each is killed with `-9`.
 //!
+//! # Streams
+//!
+//! A generator, `async def` or not, is a stream: [`Pool::stream`] gives its items as they come, a slow consumer stops it, and
+//! dropping the [`CallStream`] closes it. [`Call::input`] gives a handler a stream as an argument, and [`Call::progress`] tells
+//! how far it is.
+//!
 //! # Sessions
 //!
 //! Workers keep no state. What has to outlive a call, or a worker, is kept in a [`SessionStore`]: values by key, with versions,
@@ -127,6 +133,7 @@ mod context;
 pub mod contrib;
 mod dispatcher;
 mod error;
+mod exchange;
 mod expose;
 mod interpreter;
 mod kinds;
@@ -152,10 +159,11 @@ pub use array::{Array, ArrayError, Element};
 #[cfg(feature = "arrow")]
 pub use arrow::ArrowTable;
 pub use buffer::Buffer;
-pub use call::{Call, CancelHandle};
+pub use call::{Call, CallStream, CancelHandle};
 pub use config::Builder;
 pub use context::CallContext;
 pub use error::{Ended, Error, Exit, PythonException, Stage, StartError, WorkerDeath};
+pub use exchange::{Progress, ProgressWatch};
 pub use expose::{FromCall, Inbound, InboundError, Reply};
 pub use pool::{Pool, WorkerHandle};
 pub use pool_session::PoolSession;

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::actors::pool::PoolMsg;
 use crate::actors::root::{Root, RootMsg};
 use crate::actors::worker::WorkerMsg;
-use crate::call::Call;
+use crate::call::{Call, CallStream, Plan};
 use crate::codec::Payload;
 use crate::config::{Builder, Config};
 use crate::dispatcher::Dispatcher;
@@ -171,12 +171,31 @@ impl Pool {
     ///
     /// See [`Error`]. [`Error::may_have_run`] tells whether the handler can have started.
     pub fn call<R: DeserializeOwned>(&self, handler: &str, args: impl Serialize) -> Call<R> {
-        Call::new(Arc::clone(&self.anchor), Place::Anywhere, handler, &args)
+        Call::new(Plan::new(Arc::clone(&self.anchor), Place::Anywhere, handler, &args))
+    }
+
+    /// Calls a handler that is a generator, `async def` or not, on whichever worker is free first, and takes its items one
+    /// by one as they come, each decoded into `T`. A handler that is none gives a stream of one item, its result. What a
+    /// generator returns at its end is lost. An ordinary [`call`](Pool::call) of a generator gives all its items as one
+    /// list, if that fits a frame ([`Builder::max_frame`]).
+    ///
+    /// `args` is as for [`call`](Pool::call). Nothing happens before the stream is polled.
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Pool::call), after the items that have come before; an item that cannot be written as JSON, or is
+    /// larger than a frame, is [`Error::BadResult`] with its index in the path, such as `$[3].name`.
+    pub fn stream<T: DeserializeOwned>(
+        &self,
+        handler: &str,
+        args: impl Serialize,
+    ) -> CallStream<T> {
+        CallStream::new(Plan::new(Arc::clone(&self.anchor), Place::Anywhere, handler, &args))
     }
 
     /// Calls a handler with arguments that are encoded already.
     pub(crate) fn call_raw<R>(&self, handler: &str, args: Payload) -> Call<R> {
-        Call::raw(Arc::clone(&self.anchor), handler, args)
+        Call::new(Plan::raw(Arc::clone(&self.anchor), handler, args))
     }
 
     /// A handle of the worker at `slot`, which counts from 0. After a [resize](Pool::resize) that retires the slot its calls
@@ -478,6 +497,16 @@ impl WorkerHandle {
 
     /// Calls a handler on this worker, as soon as it is free; see [`Pool::call`].
     pub fn call<R: DeserializeOwned>(&self, handler: &str, args: impl Serialize) -> Call<R> {
-        Call::new(Arc::clone(&self.anchor), Place::Only(self.slot), handler, &args)
+        Call::new(Plan::new(Arc::clone(&self.anchor), Place::Only(self.slot), handler, &args))
+    }
+
+    /// Calls a generator on this worker, as soon as it is free; see [`Pool::stream`].
+    pub fn stream<T: DeserializeOwned>(
+        &self,
+        handler: &str,
+        args: impl Serialize,
+    ) -> CallStream<T> {
+        let place = Place::Only(self.slot);
+        CallStream::new(Plan::new(Arc::clone(&self.anchor), place, handler, &args))
     }
 }

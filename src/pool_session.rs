@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::call::Call;
+use crate::call::{Call, CallStream, Plan};
 use crate::pool::Anchor;
 use crate::session::{Session, SessionError};
 
@@ -53,8 +53,26 @@ impl PoolSession {
     ///
     /// [`Error::Session`](crate::Error::Session) if the session's id is none; else see [`Error`](crate::Error).
     pub fn call<R: DeserializeOwned>(&self, handler: &str, args: impl Serialize) -> Call<R> {
+        Call::new(self.plan(handler, &args))
+    }
+
+    /// Calls a generator likewise; see [`Pool::stream`](crate::Pool::stream). One that runs in order has its turn until it
+    /// has ended, however slow its consumer is.
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](PoolSession::call).
+    pub fn stream<T: DeserializeOwned>(
+        &self,
+        handler: &str,
+        args: impl Serialize,
+    ) -> CallStream<T> {
+        CallStream::new(self.plan(handler, &args))
+    }
+
+    fn plan(&self, handler: &str, args: &impl Serialize) -> Plan {
         let id = self.session.as_ref().map(|it| it.id().unwrap_or_default()).map_err(Clone::clone);
-        Call::in_session(Arc::clone(&self.anchor), id, self.in_order, handler, &args)
+        Plan::in_session(Arc::clone(&self.anchor), id, self.in_order, handler, args)
     }
 
     /// The session's state: its values and programs.

@@ -10,6 +10,7 @@ use crate::breaker::{Change, Refusal, Verdict};
 use crate::codec::Payload;
 use crate::context::{CallContext, Nested};
 use crate::error::{Ended, Error, Exit, Stage, WorkerDeath};
+use crate::exchange::PortSide;
 use crate::scheduler::Wish;
 use crate::shared::Shared;
 use crate::stats::WorkerState;
@@ -33,13 +34,15 @@ pub(crate) enum Why {
     Asked,
     /// It has used so much processor time.
     Cpu(Duration),
+    /// Its next item did not come within this time.
+    Stalled(Duration),
 }
 
 impl Why {
     /// Why its worker is ended, if it comes to that.
     pub(crate) fn ended(self) -> Ended {
         match self {
-            Why::Expired => Ended::TimedOut,
+            Why::Expired | Why::Stalled(_) => Ended::TimedOut,
             Why::Abandoned => Ended::Abandoned,
             Why::Asked => Ended::Cancelled,
             Why::Cpu(_) => Ended::CpuTime,
@@ -55,6 +58,8 @@ pub(crate) struct Request {
     pub(crate) ticket: Ticket,
     /// Kept until its handler has ended.
     pub(crate) turn: Option<Arc<Turn>>,
+    /// What goes to and fro beside it.
+    pub(crate) side: PortSide,
     /// The calls that wait for this one.
     pub(crate) outer: Option<Arc<Nested>>,
     reassigned: u8,
@@ -64,7 +69,8 @@ impl Request {
     /// Boxed once: on its way it moves through half a dozen messages and tables.
     pub(crate) fn new(frame: Message, wish: Wish, mut ticket: Ticket) -> Box<Self> {
         ticket.frame = frame;
-        Box::new(Self { wish, ticket, turn: None, outer: None, reassigned: 0 })
+        let side = PortSide::default();
+        Box::new(Self { wish, ticket, turn: None, side, outer: None, reassigned: 0 })
     }
 
     /// The encoded CALL frame.
@@ -74,6 +80,21 @@ impl Request {
 
     pub(crate) fn handler(&self) -> &str {
         self.ticket.handler()
+    }
+
+    /// When its time runs out, or that of its next item.
+    pub(crate) fn due(&self) -> Instant {
+        let item = self.side.item_due().map(|(at, _)| at);
+        item.map_or(self.ticket.deadline, |at| at.min(self.ticket.deadline))
+    }
+
+    /// Whether, and how, its time has run out by `now`.
+    pub(crate) fn expired(&self, now: Instant) -> Option<Why> {
+        if self.ticket.deadline <= now {
+            return Some(Why::Expired);
+        }
+        let (at, timeout) = self.side.item_due()?;
+        (at <= now).then_some(Why::Stalled(timeout))
     }
 
     /// Whether the request may be given to another worker: its caller still waits, and it has not been passed
@@ -141,7 +162,14 @@ impl Request {
     }
 
     /// Ends the call, wherever it is; `python_stack` is where Python was.
-    pub(crate) fn give_up(self, why: Why, now: Instant, python_stack: String, after: WorkerState) {
+    pub(crate) fn give_up(
+        mut self,
+        why: Why,
+        now: Instant,
+        python_stack: String,
+        after: WorkerState,
+    ) {
+        self.ticket.blameless = self.side.is_held_up();
         let Ticket { ref place, submitted, timeout, .. } = self.ticket;
         let handler = self.handler().to_owned();
         let stage = match place {
@@ -151,6 +179,10 @@ impl Request {
         let elapsed = now.saturating_duration_since(submitted);
         let error = match why {
             Why::Expired => Error::Timeout { handler, stage, elapsed, timeout, python_stack },
+            Why::Stalled(timeout) => {
+                let stage = Stage::Item;
+                Error::Timeout { handler, stage, elapsed, timeout, python_stack }
+            }
             Why::Asked => Error::Cancelled { handler, stage, elapsed, python_stack },
             Why::Cpu(used) => {
                 let limit = self.ticket.shared.config.worker_limits.cpu.unwrap_or_default();
@@ -192,6 +224,8 @@ pub(crate) struct Ticket {
     /// Kept until the call has ended: a worker may die before it starts it.
     frame: Message,
     reply: Option<oneshot::Sender<Answer>>,
+    /// Whatever becomes of it is not its handler's fault.
+    blameless: bool,
     shared: Arc<Shared>,
 }
 
@@ -216,6 +250,7 @@ impl Ticket {
             place: Place::Queue,
             frame: Message::default(),
             reply: Some(reply),
+            blameless: false,
             shared: Arc::clone(shared),
         };
         Ok((ticket, answer))
@@ -324,7 +359,8 @@ impl Ticket {
             Place::Worker { held, since } => {
                 let now = Instant::now();
                 // First: whoever finds the call counted finds its circuit open.
-                self.judge(verdict(outcome), now);
+                let verdict = if self.blameless { Verdict::Unknown } else { verdict(outcome) };
+                self.judge(verdict, now);
                 let took = now.saturating_duration_since(since);
                 self.shared.board.ended_running(held, outcome, took, after);
             }
@@ -341,7 +377,9 @@ fn verdict(outcome: Outcome<'_>) -> Verdict {
     };
     match error {
         Error::Python { .. } | Error::BadResult { .. } => Verdict::Answered,
-        Error::Timeout { stage: Stage::Run, .. } | Error::CpuTime { .. } => Verdict::Failed,
+        Error::Timeout { stage: Stage::Run | Stage::Item, .. } | Error::CpuTime { .. } => {
+            Verdict::Failed
+        }
         Error::WorkerDied(death) if death.started => match death.ended {
             Ended::Itself
             | Ended::ClosedPort

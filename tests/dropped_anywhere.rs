@@ -9,6 +9,7 @@ use std::future::IntoFuture;
 use std::time::Duration;
 
 use common::{LIMIT, eventually, finish, kill, pids, polled, pool, whole, within};
+use futures::{StreamExt, stream};
 use ractor::registry;
 use snakepen::{Error, Pool, Priority};
 
@@ -111,6 +112,48 @@ async fn a_call_while_the_pools_actor_is_restarted() {
     };
     dropped_at_every_poll(&pool, kill_actor, |pool| {
         pool.call::<f64>("sleep", 0.002).timeout(LIMIT).idempotent().into_future()
+    })
+    .await;
+    finish(pool).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream() {
+    let pool = pool("basic.py").workers(2).start().await.unwrap();
+    for handler in ["count_up", "async_count_up"] {
+        let dropped = dropped_at_every_poll(&pool, nothing, |pool| {
+            let stream = pool.stream::<usize>(handler, 300);
+            async {
+                assert!(stream.map(Result::unwrap).collect::<Vec<_>>().await.into_iter().eq(0..300))
+            }
+        })
+        .await;
+        assert!(dropped >= 1, "it never waits, so nothing was dropped");
+    }
+    assert_eq!(pool.stats().restarts, 0, "{:?}", pool.workers());
+    finish(pool).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_with_an_input_and_a_stream_with_one() {
+    let pool = pool("basic.py").workers(2).start().await.unwrap();
+    // An item comes when it is polled once more.
+    let numbers = || {
+        stream::iter(0..200).then(async |number| {
+            tokio::task::yield_now().await;
+            number
+        })
+    };
+    dropped_at_every_poll(&pool, nothing, |pool| {
+        let call = pool.call::<i64>("total", ()).input("numbers", numbers()).into_future();
+        async { assert_eq!(call.await.unwrap(), 199 * 100) }
+    })
+    .await;
+    dropped_at_every_poll(&pool, nothing, |pool| {
+        let stream = pool.stream::<usize>("pass_on", ()).input("numbers", numbers());
+        async {
+            assert!(stream.map(Result::unwrap).collect::<Vec<_>>().await.into_iter().eq(0..200))
+        }
     })
     .await;
     finish(pool).await;

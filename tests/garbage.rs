@@ -6,7 +6,8 @@ mod common;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use common::{LIMIT, finish, is_alive, pids, pool, whole, within};
+use common::{LIMIT, eventually, finish, is_alive, pids, pool, whole, within};
+use futures::StreamExt;
 use serde::Serialize;
 use snakepen::{Ended, Error, Exit, Pool, WorkerDeath};
 
@@ -71,6 +72,43 @@ async fn an_answer_that_makes_no_sense_is_a_broken_rule() {
     is_for(&*breaks(&pool, "bad_answer", ("no such status", "{}")).await, "no such status");
     is_for(&*breaks(&pool, "bad_answer", ("exception", "{not json")).await, "exception");
     is_for(&*breaks(&pool, "bad_answer", ("result", "[]")).await, "result");
+    finish(pool).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_that_make_no_sense_are_a_broken_rule() {
+    let pool = pool("garbage.py").workers(1).start().await.unwrap();
+    let (item, progress, want) = (72, 73, 74);
+    let many: Vec<u64> = (1..=65).collect();
+    for (died, (kind, numbers, body, name, items, rule)) in [
+        (item, vec![1, 2, 4], "1", "", 2, "item 4 for id"),
+        (item, many, "1", "", 64, "its window is full"),
+        (item, vec![0], "1", "", 0, "it is not the next one"),
+        (progress, vec![0], "[1,2]", "", 0, "progress of id"),
+        (want, vec![0], "", "numbers", 0, "the call has no inputs"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        whole(&pool).await;
+        let mut stream = pool.stream::<i64>("bad_item", (kind, numbers, body, name));
+        // It is made, and nothing is taken until its end.
+        assert!(futures::poll!(stream.next()).is_pending());
+        eventually("it ends", || pool.stats().failed.worker_died > died as u64).await;
+        let all = within(LIMIT, "the end", stream.collect::<Vec<_>>()).await;
+        let (last, before) = all.split_last().unwrap();
+        assert!(
+            before.len() == items && before.iter().all(|item| matches!(item, Ok(1))),
+            "{all:?}"
+        );
+        let Err(Error::WorkerDied(death)) = last else { panic!("{rule}: {last:?}") };
+        is_for(death, rule);
+    }
+    whole(&pool).await;
+    let error = pool.call::<i64>("bad_item", (item, [1], "1", "")).await.unwrap_err();
+    let Error::WorkerDied(death) = &error else { panic!("{error:?}") };
+    is_for(death, "its caller takes none");
+    whole(&pool).await;
     finish(pool).await;
 }
 

@@ -9,6 +9,9 @@ def add(a: int, b: int) -> int:
 A handler whose caller no longer waits is interrupted: a plain one by `snakepen.Cancelled`, an `async def` one by
 asyncio.CancelledError. `with snakepen.shield():` puts that off, and `snakepen.current()` tells how much time is left.
 
+A generator, `async def` or not, is a stream of what it yields. `snakepen.progress()` tells a caller who watches how far
+its call is.
+
 Workers keep nothing that matters. State is in sessions, which Rust keeps and all workers share:
 
 @snakepen.handler
@@ -25,7 +28,9 @@ def quote(sku: str, count: int) -> float:
 from ._actor import Actor, ActorError, WouldDeadlock, actor
 from ._cancel import Cancelled, shield
 from ._handlers import handler
+from ._input import Input, InputError
 from ._programs import Program, Programs
+from ._progress import progress
 from ._request import Request, current
 from ._session import Session, global_session, session
 from ._store import Conflict, SessionError, StateError
@@ -35,6 +40,8 @@ __all__ = [
     "ActorError",
     "Cancelled",
     "Conflict",
+    "Input",
+    "InputError",
     "Program",
     "Programs",
     "Request",
@@ -47,6 +54,7 @@ __all__ = [
     "current",
     "global_session",
     "handler",
+    "progress",
     "session",
     "shield",
 ]

@@ -21,9 +21,9 @@ class EventLoop:
     def __init__(self, connection: Connection, cancellation: Cancellation) -> None:
         self._connection = connection
         self._cancellation = cancellation
-        self._loop = asyncio.new_event_loop()
-        self._loop.add_reader(connection.fileno(), self._readable)
-        connection.served_by = self._loop
+        self.loop = asyncio.new_event_loop()
+        self.loop.add_reader(connection.fileno(), self._readable)
+        connection.served_by = self.loop
         self.received: Callable[[], None] | None = None
         """Called when frames have been read."""
 
@@ -32,24 +32,24 @@ class EventLoop:
 
         Tasks that a handler leaves behind go on when the next one runs.
         """
-        return self._loop.run_until_complete(self._run(awaitable))
+        return self.loop.run_until_complete(self._run(awaitable))
 
     async def _run(self, awaitable: Awaitable[Result]) -> Result:
         self._cancellation.task = asyncio.current_task()
         return await awaitable
 
     def run_until_stopped(self) -> None:
-        self._loop.run_forever()
+        self.loop.run_forever()
 
     def stop(self) -> None:
-        self._loop.stop()
+        self.loop.stop()
 
     def later(self, seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
-        return self._loop.call_later(seconds, function)
+        return self.loop.call_later(seconds, function)
 
     def start(self, coroutine: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """A task that goes on while the loop runs."""
-        return self._loop.create_task(coroutine)
+        return self.loop.create_task(coroutine)
 
     def _readable(self) -> None:
         try:
@@ -62,7 +62,7 @@ class EventLoop:
 
     def close(self) -> None:
         """Cancels what is left, and lets it and the asynchronous generators come to their end."""
-        loop = self._loop
+        loop = self.loop
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._status import StatusPage
     from ._wire import Frame
 
-    Prepare = Callable[[Frame], "tuple[Any, Any, str | None] | None"]
+    Prepare = Callable[[Frame], "tuple[Any, Any, Request] | None"]
 
 
 class BatchRequest(Request):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+import time
 from _thread import get_ident
 
 from . import _handlers, _request
@@ -36,6 +37,9 @@ DUMP = signal.SIGWINCH
 BEGIN = "\x16"
 END = b"\x17"
 
+_PATIENCE = 0.1
+"""Seconds that a generator's own code has to come to its next `yield`, where it is closed, before it is interrupted."""
+
 _MAX_FRAMES = 100
 _MAX_STACK = 32 * 1024
 
@@ -56,6 +60,7 @@ class Cancelled(BaseException):
 
     Handlers that are `async def` get asyncio.CancelledError instead, and so do all tasks of a loop that another handler
     runs, by `asyncio.run` for instance. Threads get nothing: they can look at `snakepen.current().cancelled`.
+    A generator is closed at its next `yield`, as by close(); it gets this if it takes more than 100 ms to come there.
     """
 
 
@@ -89,7 +94,7 @@ class shield:
 class _Case:
     """A request's cancellation, and its shields. There is none for most requests."""
 
-    __slots__ = ("by_task", "raised", "recycle", "request", "shields", "shown", "spent", "waiting")
+    __slots__ = ("by_task", "patience", "raised", "recycle", "request", "shields", "shown", "spent", "waiting")
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -98,6 +103,7 @@ class _Case:
         self.shown = False
         self.spent = False  # a request is interrupted once, in whichever way
         self.by_task = False
+        self.patience: float | None = None  # a generator is interrupted after this
         self.raised: Cancelled | None = None
         self.recycle = False
 
@@ -124,6 +130,7 @@ class Cancellation:
         "_reuse",
         "awaiting",
         "case",
+        "driver",
         "floor",
         "overlapping",
         "request",
@@ -148,6 +155,8 @@ class Cancellation:
         """The running request's, if it has one."""
         self.floor: CodeType | None = None
         """The code that calls handlers."""
+        self.driver: CodeType | None = None
+        """The code that runs generators."""
         self.overlapping: dict[int, Overlapping] = {}
         """The requests that are served beside each other, by id."""
 
@@ -180,6 +189,35 @@ class Cancellation:
         """Closes the case. Whether the worker is to be replaced: an exception at any point can leave a lock held."""
         case, self.case = self.case, None
         return case is not None and case.recycle and not self._reuse
+
+    # Generators
+
+    def is_shielded(self, request: Request) -> bool:
+        """Whether the request is not to be ended yet."""
+        case = self._case_of(request)
+        if case is None or not case.shields:
+            return False
+        case.waiting = True
+        return True
+
+    def close(self, request: Request) -> None:
+        """The request is told in some other way, such as by closing its generator: there is no other interruption."""
+        request._closing = True
+        self._find(request).spent = True
+
+    def spoil(self, request: Request) -> None:
+        """Nobody knows what the request has left half done."""
+        overlapping = self.overlapping.get(request.id)
+        (self._find(request) if overlapping is None else overlapping.case).recycle = True
+
+    def is_spoilt(self, overlapping: Overlapping) -> bool:
+        return overlapping.case.recycle and not self._reuse
+
+    def _case_of(self, request: Request) -> _Case | None:
+        overlapping = self.overlapping.get(request.id)
+        if overlapping is not None:
+            return overlapping.case
+        return self.case if self.case is not None and self.case.request is request else None
 
     # Shields
 
@@ -231,7 +269,7 @@ class Cancellation:
         case = self._find(request)
         if not case.shown and not request.batch:
             case.shown = True
-            self._show(request.id, frame)
+            self._show(request.id, frame, generator=request._generator)
         if self.request is request:
             error = self._interrupt(case, frame, soon=True)
             if error is not None:
@@ -246,7 +284,7 @@ class Cancellation:
                 return
         elif not case.shown:
             case.shown = True
-            self._show(request.id, frame, task)
+            self._show(request.id, frame, task, request._generator)
         request.cancelled = True
         if not case.spent:
             case.spent = case.by_task = True
@@ -254,7 +292,7 @@ class Cancellation:
 
     def _end_task(self, id: int) -> None:
         overlapping = self.overlapping.get(id)
-        if overlapping is None:  # it has come to its end first
+        if overlapping is None or overlapping.request._closing:  # it has come to its end first
             return
         if overlapping.case.shields:
             overlapping.case.waiting = True
@@ -294,14 +332,14 @@ class Cancellation:
             else:
                 self._cancel_tasks(case.request, loop)
             return None
-        if self._is_unfit(case.request, frame):
+        if self._is_unfit(case.request, frame) or self._has_patience(case):
             return None
         case.spent = case.recycle = True
         case.raised = Cancelled("the caller no longer waits for this request")
         return case.raised
 
     def _cancel_tasks(self, request: Request, loop: AbstractEventLoop) -> None:
-        if self.request is not request:  # its handler has come to its end first
+        if self.request is not request or request._closing:  # its handler has come to its end first
             return
         if self.awaiting is request:
             if self.task is not None:
@@ -310,12 +348,22 @@ class Cancellation:
         for task in sys.modules["asyncio"].all_tasks(loop):
             task.cancel()
 
+    def _has_patience(self, case: _Case) -> bool:
+        if case.request._generator is None:
+            return False
+        now = time.monotonic()
+        if case.patience is None:
+            case.patience = now + _PATIENCE
+        return now < case.patience
+
     def _is_unfit(self, request: Request, frame: FrameType | None) -> bool:
         """Whether it would be lost if raised in this frame (in a finalizer), or do lasting harm: in an import, or in
         this package, which may be in the middle of a frame to Rust."""
         at = frame
         while at is not None:
             code = at.f_code
+            if code is self.driver:
+                return at is frame
             if code is self.floor:
                 # Right there only a function without frames can be at work. An `async def` has returned, or is about to
                 # be called: interrupted here, its coroutine would never be awaited.
@@ -344,12 +392,15 @@ class Cancellation:
 
     # The stack
 
-    def _show(self, id: int, frame: FrameType | None, task: Task[Any] | None = None) -> None:
+    def _show(self, id: int, frame: FrameType | None, task: Task[Any] | None = None, generator: Any = None) -> None:
         """`task` is that of a request beside others: what the thread is at is of interest if it is at that."""
         lines = [f"{BEGIN}{id}\n", "Stack (most recent call first):\n"]
+        running = _frames(frame)
+        if generator is not None:
+            lines += _awaited(generator, running)
         awaiting = task or self.task
         if awaiting is not None:
-            lines += _awaited(awaiting.get_coro())
+            lines += _awaited(awaiting.get_coro(), running)
         at = frame
         if task is not None and sys.modules["asyncio"].current_task(task.get_loop()) is not task:
             at = None
@@ -378,15 +429,25 @@ def _line(frame: FrameType) -> str:
     return f'  File "{ascii(code.co_filename)[1:-1]}", line {frame.f_lineno} in {ascii(code.co_name)[1:-1]}\n'
 
 
-def _awaited(coroutine: Any) -> list[str]:
-    """Where a suspended coroutine waits: the thread's stack doesn't have it."""
+def _frames(frame: FrameType | None) -> set[FrameType]:
+    """Those of a thread."""
+    frames: set[FrameType] = set()
+    while frame is not None:
+        frames.add(frame)
+        frame = frame.f_back
+    return frames
+
+
+def _awaited(coroutine: Any, running: set[FrameType]) -> list[str]:
+    """Where a suspended coroutine or generator waits: the thread's stack doesn't have it."""
     frames: list[FrameType] = []
     while coroutine is not None and len(frames) < _MAX_FRAMES // 2:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if frame is None or getattr(coroutine, "cr_running", False):
+        kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(coroutine, f"{kind}_frame")), None)
+        frame = getattr(coroutine, f"{kind}_frame", None)
+        if frame is None or frame in running:
             break
         frames.append(frame)
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+        coroutine = getattr(coroutine, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
     return [_line(frame) for frame in reversed(frames) if not frame.f_code.co_filename.startswith(_HERE)]
 
 

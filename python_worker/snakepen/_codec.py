@@ -27,7 +27,7 @@ _OPENING = '{"\\u0000snakepen":'
 
 _ARROW = "arrow"
 
-_MAX_BUFFERS = 65_535
+MAX_BUFFERS = 65_535
 
 _PLAIN = frozenset((dict, list, str, int, float, bool, type(None), tuple))
 
@@ -94,7 +94,7 @@ def _dumps_beside(value: Any, limit: int) -> Encoded:
             return found.value
         view, *what = found
         buffers.append(view)
-        if len(buffers) > _MAX_BUFFERS:
+        if len(buffers) > MAX_BUFFERS:
             raise _TooMany
         return {_KEY: [len(buffers) - 1, *what]}
 
@@ -107,10 +107,27 @@ def _dumps_beside(value: Any, limit: int) -> Encoded:
         raise _diagnosed(value, error) from None
     if text.count(_OPENING) != len(buffers):
         raise Unserialisable(type(value).__name__, "$", f"a dict has the key {_KEY!r}, which is Snakepen's own")
-    size = len(json) + sum(len(buffer) + 12 for buffer in buffers)  # 4 in the table, 7 of padding at most
+    size = len(json) + beside(buffers)
     if size > limit:
         raise _too_large(value, f"{size} bytes, {len(json)} of them as JSON", limit)
     return json, buffers
+
+
+def beside(buffers: Sequence[memoryview]) -> int:
+    """What they add to a frame, at most: 4 bytes each in the table, and 7 of padding."""
+    return sum(len(buffer) + 12 for buffer in buffers)
+
+
+def renumbered(json: bytes, first: int) -> bytes:
+    """The same with the buffers counted from `first`."""
+    if not first:
+        return json
+    opening = f"{_OPENING}[".encode()
+    head, *places = json.split(opening)
+    for place in places:
+        digits = len(place) - len(place.lstrip(b"0123456789"))
+        head += opening + str(first + int(place[:digits])).encode() + place[digits:]
+    return head
 
 
 def _too_large(value: Any, size: str, limit: int) -> Unserialisable:
@@ -122,7 +139,7 @@ def _diagnosed(value: Any, error: Exception) -> Unserialisable:
     from . import _diagnosis
 
     if isinstance(error, _TooMany):
-        message = f"a result has at most {_MAX_BUFFERS} buffers and arrays: join them, or return lists"
+        message = f"a result has at most {MAX_BUFFERS} buffers and arrays: join them, or return lists"
         return Unserialisable(type(value).__name__, "$", message)
     return _diagnosis.diagnose(value, error, _unfit)
 

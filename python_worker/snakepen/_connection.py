@@ -10,7 +10,7 @@ from time import monotonic
 
 from . import _wire
 from ._request import running
-from ._wire import CALL, CANCEL, EXIT, PING, REPLY, Decoder, Frame, ProtocolError
+from ._wire import CALL, CANCEL, CREDIT, EXIT, INPUT, PING, REPLY, Decoder, Frame, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ._request import Request
     from ._segment import Lane
+    from ._stream import Exchange
 else:
     from _collections import deque
 
@@ -123,7 +124,10 @@ class Connection:
         """Rust answers questions."""
         self._outgoing: deque[bytes | tuple[bytes | memoryview, ...]] = deque()
         self._sending: Any = RLock()
-        self._leaving = False
+        self.leaving = False
+        """Rust has asked the worker to leave, and grants no more credit."""
+        self.exchanges: dict[int, Exchange] = {}
+        """What goes to and fro beside the requests that are at work, by their ids."""
         self.max_frame = max_frame
         self.running: Request | None = None
         self.lane: Lane | None = None
@@ -162,13 +166,13 @@ class Connection:
         """Waits for a call; None once Rust has asked to leave and no call is left."""
         calls = self._calls
         while not calls:
-            if self._leaving:
+            if self.leaving:
                 return None
             if not self._receiving.acquire(False):
                 self._receive_or_sleep(self._main)
                 continue
             try:
-                if not calls and not self._leaving:  # whoever had the place before may have received it just now
+                if not calls and not self.leaving:  # whoever had the place before may have received it just now
                     self._receive(0)
             finally:
                 self._receiving.release()
@@ -186,7 +190,7 @@ class Connection:
 
         calls = self._calls
         end = monotonic() + seconds
-        while not calls and not self._leaving:
+        while not calls and not self.leaving:
             left = end - monotonic()
             if left <= 0:
                 return None
@@ -227,7 +231,7 @@ class Connection:
                     self._wait(waiter, waiter.sleep)
                 # Whoever had the place before may have received what this one waits for.
                 elif waiter is self._main:
-                    if not self._calls and not self._leaving:
+                    if not self._calls and not self.leaving:
                         self._receive(0)
                 elif waiter.frame is None:
                     # A signal handler may raise while this waits: nothing is lost then.
@@ -306,16 +310,27 @@ class Connection:
             if waiter is None:
                 raise ProtocolError("unexpected_reply", f"a reply to {frame.id}, which isn't waited for")
             waiter.deliver(frame)
+        elif kind in (CREDIT, INPUT):
+            exchange = self.exchanges.get(frame.id)
+            if exchange is not None:  # else its answer and this frame have crossed
+                exchange.deliver(frame)
         elif kind == PING:
             self.send(_wire.PONG, frame.id)
         elif kind == CANCEL:
-            self._cancel(frame.id)
+            self._cancel(frame)
         elif kind == EXIT:
-            self._leaving = True
+            self.leaving = True
             self._main.wake()
+            for exchange in tuple(self.exchanges.values()):
+                exchange.wake(frame)
 
-    def _cancel(self, id: int) -> None:
-        if self.running is not None and self.running.id == id:
+    def _cancel(self, frame: Frame) -> None:
+        id = frame.id
+        exchange = self.exchanges.get(id)
+        if exchange is not None:
+            exchange.cancel(frame)
+            return
+        if self.running is not None and self.running.id == id and not self.running.batch:
             self.running.cancelled = True
             return
         for call in self._calls:
@@ -366,6 +381,11 @@ class Connection:
         """Nobody waits for this reply any more. It comes all the same, and then is forgotten."""
         if waiter.token in self._asked and not self.abandoned:
             self.send(_wire.ASK, waiter.token, 0, b"leave")
+
+    def wait(self, waiter: Waiter) -> Frame:
+        """Waits until the waiter has a frame; PING is answered meanwhile, and other threads get what they wait for."""
+        self._check_place()
+        return self._reply(waiter)
 
     def _check_place(self) -> None:
         if self._receiving._is_owned() or self._sending._is_owned():

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 
-from . import _directory, _handlers, _wire
+from . import _directory, _handlers, _stream, _wire
 from ._async import EventLoop
 from ._batch import Batch, handler_of
-from ._cancel import Overlapping
+from ._cancel import Cancelled, Overlapping
 from ._request import Request, running
 from ._serve import Leave, Server, failure
 from ._status import CALLS
@@ -91,8 +91,7 @@ class OverlappingServer(Server):
         elif self._page.is_cancelled(call.id):
             self._connection.send(_wire.ERROR, call.id, 0, b"cancelled", b"{}")
         elif (prepared := self._prepare(call)) is not None:
-            function, arguments, session = prepared
-            request = Request(call.id, call.name, call.arg, self._place, session)
+            function, arguments, request = prepared
             self._start(request, function, arguments, self._result, lambda answer: self._answer(call, answer))
 
     def _start(
@@ -109,6 +108,8 @@ class OverlappingServer(Server):
             self._page.start(id, place)
         task = self._loop.start(self._overlap(request, function, arguments, encode, answer, places))
         self._overlapping[request.id] = Overlapping(request, task)
+        if request._exchange is not None:
+            request._exchange.open()
 
     async def _overlap(
         self,
@@ -132,7 +133,11 @@ class OverlappingServer(Server):
                 result = function()
             else:
                 result = function(arguments)
-            outcome = encode(await result)
+            if type(result) is _stream.ASYNC_GENERATOR:
+                driven = _stream.drive_async(result, self._sink(request), self._cancellation, request)
+                outcome = self._collected(await driven)
+            else:
+                outcome = encode(await result)
             del result
         except SystemExit as leaving:
             self._leave = Leave(leaving.code)
@@ -140,19 +145,25 @@ class OverlappingServer(Server):
             outcome = self._failed(request, error)
         if connection.abandoned:
             os._exit(0 if outcome is not None and outcome[0] == _wire.RESULT else 1)
-        del self._overlapping[request.id], arguments
+        overlapping = self._overlapping.pop(request.id)
+        del arguments
         self._places += places
+        if request._exchange is not None:
+            request._exchange.close()
         if self._leave is None:  # else nobody is answered any more
             if not self._overlapping and _directory.changed:
                 _directory.restore()
             self._flush()
+            if self._cancellation.is_spoilt(overlapping):
+                kind, name, json, flags, buffers = outcome
+                outcome = kind, name, json, flags | _wire.RECYCLE, buffers
             answer(outcome)
         self._stop_if_due()
 
     def _failed(self, request: Request, error: BaseException) -> Answer:
         import asyncio
 
-        if request.cancelled and isinstance(error, asyncio.CancelledError):
+        if request.cancelled and isinstance(error, (asyncio.CancelledError, Cancelled)):
             return _wire.ERROR, b"cancelled", b"{}", 0, ()
         return failure(error, self._connection.max_frame)
 

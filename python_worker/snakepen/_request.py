@@ -7,6 +7,13 @@ import time
 # `contextvars` only re-exports it; a worker's start is counted in single milliseconds.
 from _contextvars import ContextVar
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._progress import Watch
+    from ._stream import Exchange
+
 
 class Place:
     """Where a worker stands: the same for every request that it serves."""
@@ -23,7 +30,18 @@ class Place:
 class Request:
     """One call from Rust. Obtained from `snakepen.current()`."""
 
-    __slots__ = ("_deadline_ns", "_place", "cancelled", "handler", "id", "session")
+    __slots__ = (
+        "_closing",
+        "_deadline_ns",
+        "_exchange",
+        "_generator",
+        "_place",
+        "_progress",
+        "cancelled",
+        "handler",
+        "id",
+        "session",
+    )
 
     id: int
     """The request's number, unique within its pool."""
@@ -49,6 +67,10 @@ class Request:
         self.cancelled = False
         self._deadline_ns = deadline_ns
         self._place = place
+        self._exchange: Exchange | None = None  # what its caller wants beside an answer
+        self._generator: Any = None  # what its handler has returned, while that runs
+        self._closing = False  # it has been told that it is to end, by its generator's end perhaps
+        self._progress: Watch | None = None  # its caller watches
 
     @property
     def deadline(self) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _codec, _directory, _errors, _handlers, _json, _wire
+from . import _codec, _directory, _errors, _handlers, _json, _stream, _wire
 from ._request import Request, running
 from ._store import StaleState
 
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
     from ._async import EventLoop
     from ._cancel import Cancellation
+    from ._codec import Encoded
     from ._connection import Connection
     from ._request import Place
     from ._status import StatusPage
+    from ._stream import Sink
     from ._wire import Frame
 
+_BESIDE = _wire.STREAM | _wire.WATCH
 _PLAIN = frozenset((dict, list, str, int, float, bool, type(None), tuple))
 
 
@@ -42,6 +45,7 @@ class Server:
         self._place = place
         self._cancellation = cancellation
         cancellation.floor = Server._run.__code__
+        cancellation.driver = _stream.drive.__code__
         self._handlers = _handlers.table
         self.event_loop: EventLoop | None = None
 
@@ -60,31 +64,47 @@ class Server:
         prepared = self._prepare(call)
         if prepared is None:
             return
-        function, arguments, session = prepared
+        function, arguments, request = prepared
         del prepared
-        request = Request(call.id, call.name, call.arg, self._place, session)
         kind, name, json, flags, buffers = self._run(function, arguments, request, self._result)
         flags |= self._tidy()
         del arguments
         self._connection.answer(call, kind, name, json, flags, buffers)
         self._page.idle()
 
-    def _prepare(self, call: Frame) -> tuple[Any, Any, str | None] | None:
-        """The function, its arguments, and the session; None for a call that is answered already."""
+    def _prepare(self, call: Frame) -> tuple[Any, Any, Request] | None:
+        """The function, its arguments, and the request; None for a call that is answered already."""
         function = self._handlers.get(call.name)
         session = None
+        inputs: list[str] = []
         if function is None and "\0" in call.name:
-            call.name, _, session = call.name.partition("\0")
+            call.name, session, *inputs = call.name.split("\0")
             function = self._handlers.get(call.name)
         if function is None:
             known = sorted(self._handlers)
             self._refuse(call, b"unknown_handler", {"name": call.name, "known": known})
             return None
         try:
-            return function, _codec.arguments(call), session
+            arguments = _codec.arguments(call)
         except (ValueError, RecursionError) as error:
             self._refuse(call, b"arguments", {"message": f"{type(error).__name__}: {error}"})
             return None
+        request = Request(call.id, call.name, call.arg, self._place, session or None)
+        if inputs and call.name in _handlers.batches:
+            self._refuse(call, b"arguments", {"message": "a batch handler takes no inputs"})
+            return None
+        if call.flags & _BESIDE or inputs:
+            exchange = _stream.Exchange(self._connection, self._cancellation, request, call.flags, inputs)
+            twice = exchange.inputs.keys() & arguments if isinstance(arguments, dict) else None
+            if twice:
+                self._refuse(call, b"arguments", {"message": f"{min(twice)!r} is both an argument and an input"})
+                return None
+            request._exchange = exchange
+            if inputs:
+                from functools import partial
+
+                function = partial(function, **exchange.inputs)
+        return function, arguments, request
 
     def _tidy(self) -> int:
         """After a handler, and before its answer. Returns the flags for that."""
@@ -128,6 +148,9 @@ class Server:
         connection.running = request
         running.set(request)
         self._page.start(request.id)
+        exchange = request._exchange
+        if exchange is not None:
+            exchange.open()
         try:
             try:
                 kind = type(arguments)
@@ -141,9 +164,18 @@ class Server:
                     result = function()
                 else:
                     result = function(arguments)
-                if type(result) not in _PLAIN and hasattr(type(result), "__await__"):
-                    cancellation.awaiting = request
-                    result = self._await(result)
+                kind = type(result)
+                if kind not in _PLAIN:
+                    if kind is _stream.GENERATOR:
+                        result = _stream.drive(result, self._sink(request), cancellation, request)
+                        encode = self._collected
+                    elif kind is _stream.ASYNC_GENERATOR:
+                        cancellation.awaiting = request
+                        result = self._await(_stream.drive_async(result, self._sink(request), cancellation, request))
+                        encode = self._collected
+                    elif hasattr(kind, "__await__"):
+                        cancellation.awaiting = request
+                        result = self._await(result)
             finally:
                 # and after this no more. The outer clauses meet the one that comes just before.
                 cancellation.request = None
@@ -162,9 +194,21 @@ class Server:
         finally:
             connection.running = None
             running.set(None)
+            if exchange is not None:
+                exchange.close()
 
     def _result(self, result: Any) -> Answer:
         return success(result, self._connection.max_frame)
+
+    def _collected(self, result: Encoded) -> Answer:
+        return _wire.RESULT, b"", result[0], 0, result[1]
+
+    def _sink(self, request: Request) -> Sink:
+        """Where the items of a generator go."""
+        exchange = request._exchange
+        if exchange is not None and exchange.flow is not None:
+            return exchange.flow
+        return _stream.Collection(self._connection.max_frame, self._cancellation, request)
 
     def _failure(self, request: Request, error: BaseException) -> Answer:
         if request.cancelled and self._cancellation.caused(error):

@@ -36,6 +36,8 @@ PING = 3
 EXIT = 4
 REPLY = 5
 INIT = 6
+CREDIT = 7
+INPUT = 8
 # Python to Rust
 READY = 65
 FAILED = 66
@@ -44,15 +46,20 @@ ERROR = 68
 PONG = 69
 LOG = 70
 ASK = 71
+ITEM = 72
+PROGRESS = 73
+WANT = 74
 
-TO_PYTHON = frozenset((CALL, CANCEL, PING, EXIT, REPLY, INIT))
-TO_RUST = frozenset((READY, FAILED, RESULT, ERROR, PONG, LOG, ASK))
+TO_PYTHON = frozenset((CALL, CANCEL, PING, EXIT, REPLY, INIT, CREDIT, INPUT))
+TO_RUST = frozenset((READY, FAILED, RESULT, ERROR, PONG, LOG, ASK, ITEM, PROGRESS, WANT))
 
 BUFFERS = 0x01
 RECYCLE = 0x02
-SEGMENT = 0x04
+STREAM = 0x04
+SEGMENT = 0x08
 """Some of the buffers lie in a shared segment; only with BUFFERS."""
-_RESERVED = 0xFF & ~(BUFFERS | RECYCLE | SEGMENT)
+WATCH = 0x10
+_RESERVED = 0xFF & ~(BUFFERS | RECYCLE | STREAM | SEGMENT | WATCH)
 
 PLACE_UNIT = 64
 """A place in a segment is a multiple of so many bytes, so that four bytes name it."""

@@ -73,6 +73,7 @@ fn table() -> Vec<(Error, bool, bool)> {
         (Error::Decode { handler: text("add"), message: text("line 1 column 2") }, true, false),
         (timeout(Stage::Queue), false, true),
         (timeout(Stage::Run), true, false),
+        (timeout(Stage::Item), true, false),
         (Error::WorkerDied(Arc::new(death(true))), true, false),
         (Error::WorkerDied(Arc::new(death(false))), false, true),
         (cancelled(Stage::Queue), false, false),

@@ -36,6 +36,9 @@ pub(super) fn answer(
             ProtocolError::Unexpected(format!("{} that says {error}", frame.name()))
         })
     }
+    if kind == Kind::Result && request.side.has_items() && !frame.json.is_empty() {
+        return Err(ProtocolError::Unexpected("a result beside the items of a stream".to_owned()));
+    }
     if kind == Kind::Result {
         return Ok(Ok(Payload { json: frame.json.clone(), buffers: frame.buffers.clone() }));
     }

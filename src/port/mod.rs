@@ -128,7 +128,12 @@ impl Port {
 
     /// Puts a frame on its way. What the socket takes is gone at once; the rest follows as [`Port::event`] is polled.
     pub(crate) fn send(&mut self, frame: Message) {
-        match self.lane.place(frame, &self.status) {
+        // What a call is given has its end with the call; what a handler asks for it may keep as long as it likes.
+        let placed = match frame.kind() {
+            Some(Kind::Call) => self.lane.place(frame, &self.status),
+            _ => Err(frame),
+        };
+        match placed {
             Ok(placing) => self.outgoing.push_back(Outgoing::Placing(placing)),
             Err(frame) => self.outgoing.extend(frame.into_pieces().map(Outgoing::Piece)),
         }

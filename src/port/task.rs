@@ -8,6 +8,7 @@ mod ask;
 mod calls;
 mod cancel;
 mod end;
+mod exchange;
 mod limits;
 mod start;
 
@@ -31,7 +32,7 @@ use crate::error::{Ended, StartError};
 use crate::request::{Request, Why};
 use crate::shared::Shared;
 use crate::stats::WorkerState;
-use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind, ProtocolError};
+use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind, Message, ProtocolError};
 use calls::Calls;
 use limits::Meter;
 
@@ -54,6 +55,10 @@ pub(crate) enum Command {
     Run(Box<Request>),
     /// This request is given up.
     Cancel(u64, Why),
+    /// So many items of this request's stream were taken in all.
+    Credit(u64, u64),
+    /// An INPUT for this request.
+    Input(u64, Message),
     /// Ping the worker, if it is idle, with this token.
     Ping(u64),
     /// Let this port take over as soon as no call is running, and leave.
@@ -216,8 +221,8 @@ impl PortTask {
                 }
                 () = &mut alarm => {
                     let now = tokio::time::Instant::now();
-                    while let Some(id) = live.calls.expired(now.into_std()) {
-                        self.cancel(live, id, Why::Expired);
+                    while let Some((id, why)) = live.calls.expired(now.into_std()) {
+                        self.cancel(live, id, why);
                     }
                     let leave = self.climb(live, now.into_std());
                     if let Some(leave) = leave.or_else(|| self.look(live, now.into_std())) {
@@ -257,6 +262,8 @@ impl PortTask {
             Command::Run(request) => self.begin(live, request),
             // Nothing, if the request has ended meanwhile, or is being ended.
             Command::Cancel(id, why) => self.cancel(live, id, why),
+            Command::Credit(id, taken) => self.credit(live, id, taken),
+            Command::Input(id, frame) => self.input(live, id, frame),
             Command::Ping(token) if is_free => {
                 live.port.send(FrameBuilder::bare(Kind::Ping, token).into());
             }
@@ -315,6 +322,7 @@ impl PortTask {
                     self.meter_begin(live);
                 }
                 live.port.send(request.frame());
+                request.side.begin(now);
                 live.calls.begin(request);
             }
         }
@@ -351,6 +359,7 @@ impl PortTask {
                 None
             }
             Kind::Ask => self.ask(live, &frame),
+            Kind::Item | Kind::Progress | Kind::Want => self.beside(live, &frame),
             kind => Some(Leave::Kill(Ended::Protocol(unexpected(kind, frame.id).to_string()))),
         }
     }

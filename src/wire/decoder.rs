@@ -2,7 +2,10 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{FLAG_BUFFERS, FLAG_RECYCLE, FLAG_SEGMENT, HEADER, Kind, PLACE_UNIT, Place, Placed};
+use super::{
+    FLAG_BUFFERS, FLAG_RECYCLE, FLAG_SEGMENT, FLAG_STREAM, FLAG_WATCH, HEADER, Kind, PLACE_UNIT,
+    Place, Placed,
+};
 
 /// The most raw buffers beside one JSON: a table of empty ones would cost ten times its length in memory.
 const MAX_BUFFERS: usize = 65_535;
@@ -53,7 +56,7 @@ pub(crate) struct Frame {
     pub(crate) flags: u8,
     /// Request id, or token.
     pub(crate) id: u64,
-    /// Per kind: the deadline of a CALL, the version in READY, the level in LOG.
+    /// Per kind: the deadline of a CALL, the version in READY, the level in LOG, the number of an ITEM.
     pub(crate) arg: u64,
     name: Bytes,
     /// The JSON text, unchecked; empty for nothing.
@@ -177,7 +180,8 @@ impl Decoder {
             return Err(ProtocolError::WrongDirection(kind));
         }
         let with_buffers = if flags & FLAG_BUFFERS == 0 { 0 } else { FLAG_SEGMENT };
-        let reserved = flags & !(FLAG_BUFFERS | FLAG_RECYCLE | with_buffers);
+        let known = FLAG_BUFFERS | FLAG_RECYCLE | FLAG_STREAM | FLAG_WATCH | with_buffers;
+        let reserved = flags & !known;
         if reserved != 0 {
             return Err(ProtocolError::ReservedFlags(reserved));
         }

@@ -21,6 +21,11 @@ impl Message {
         &self.head
     }
 
+    /// What it is.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        Kind::from_wire(*self.head.get(4)?)
+    }
+
     /// What follows the rest of the frame.
     pub(crate) fn buffers(&self) -> &[Bytes] {
         &self.buffers
@@ -127,6 +132,23 @@ impl FrameBuilder {
     /// What there is so far; the header but for the lengths, which [`FrameBuilder::finish`] fills in.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Sets a flag.
+    pub(crate) fn flag(&mut self, flag: u8) {
+        self.bytes[5] |= flag;
+    }
+
+    /// Adds to the name, in front of what the body has already. Returns whether it fits.
+    pub(crate) fn append_to_name(&mut self, more: &str) -> bool {
+        let Ok(length) = u16::try_from(usize::from(self.name) + more.len()) else {
+            return false;
+        };
+        let end = HEADER + usize::from(self.name);
+        self.bytes.splice(end..end, more.bytes());
+        self.name = length;
+        self.bytes[6..8].copy_from_slice(&length.to_le_bytes());
+        true
     }
 
     /// Where the JSON goes.

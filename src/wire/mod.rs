@@ -23,13 +23,19 @@ pub(crate) const HEADER: usize = 24;
 pub(crate) const FLAG_BUFFERS: u8 = 0x01;
 
 /// Some of the buffers lie in a shared segment. Only with [`FLAG_BUFFERS`].
-pub(crate) const FLAG_SEGMENT: u8 = 0x04;
+pub(crate) const FLAG_SEGMENT: u8 = 0x08;
 
 /// A place in a segment is a multiple of this many bytes, so that four bytes name it.
 pub(crate) const PLACE_UNIT: usize = 64;
 
 /// The worker asks to be replaced after this answer.
 pub(crate) const FLAG_RECYCLE: u8 = 0x02;
+
+/// The caller takes the items of a generator one by one.
+pub(crate) const FLAG_STREAM: u8 = 0x04;
+
+/// The caller watches the progress of its handler.
+pub(crate) const FLAG_WATCH: u8 = 0x10;
 
 /// Which buffers of a frame lie in a segment, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +68,8 @@ pub(crate) enum Kind {
     Exit = 4,
     Reply = 5,
     Init = 6,
+    Credit = 7,
+    Input = 8,
     Ready = 65,
     Failed = 66,
     Result = 67,
@@ -69,6 +77,9 @@ pub(crate) enum Kind {
     Pong = 69,
     Log = 70,
     Ask = 71,
+    Item = 72,
+    Progress = 73,
+    Want = 74,
 }
 
 impl Kind {
@@ -80,6 +91,8 @@ impl Kind {
             4 => Kind::Exit,
             5 => Kind::Reply,
             6 => Kind::Init,
+            7 => Kind::Credit,
+            8 => Kind::Input,
             65 => Kind::Ready,
             66 => Kind::Failed,
             67 => Kind::Result,
@@ -87,6 +100,9 @@ impl Kind {
             69 => Kind::Pong,
             70 => Kind::Log,
             71 => Kind::Ask,
+            72 => Kind::Item,
+            73 => Kind::Progress,
+            74 => Kind::Want,
             _ => return None,
         })
     }

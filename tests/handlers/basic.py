@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import snakepen
 
@@ -45,3 +46,24 @@ def touch(path: str, seconds: float = 0.0) -> None:
     with open(path, "a") as file:
         file.write("x")
     time.sleep(seconds)
+
+
+@snakepen.handler
+def count_up(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+@snakepen.handler
+async def async_count_up(n: int) -> AsyncIterator[int]:
+    for number in range(n):
+        yield number
+
+
+@snakepen.handler
+def total(numbers: Iterable[int]) -> int:
+    return sum(numbers)
+
+
+@snakepen.handler
+def pass_on(numbers: Iterable[int]) -> Iterator[int]:
+    yield from numbers

@@ -58,6 +58,15 @@ def bad_answer(status: str, json: str) -> None:
 
 
 @snakepen.handler
+def bad_item(kind: int, numbers: list[int], body: str, name: str) -> None:
+    """Frames beside an answer, with these arguments."""
+    data = name.encode() + body.encode()
+    for number in numbers:
+        _write(_frame(len(data), kind, name=len(name), id=snakepen.current().id, arg=number) + data)
+    time.sleep(60)
+
+
+@snakepen.handler
 def truncated() -> None:
     """The stream ends within a frame, while the worker lives."""
     _write(_frame(1000, _RESULT, id=snakepen.current().id) + b"12345")

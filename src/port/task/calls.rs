@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::cancel::Cancelling;
-use crate::request::Request;
+use crate::request::{Request, Why};
 
 /// At most 256 of them, so nothing here needs an index.
 #[derive(Debug, Default)]
@@ -66,13 +66,12 @@ impl Calls {
 
     /// When the first of the calls runs out of time whose callers wait.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.running.iter().map(|request| request.ticket.deadline).min()
+        self.running.iter().map(|request| request.due()).min()
     }
 
-    /// A call that has run out of time.
-    pub(super) fn expired(&self, now: Instant) -> Option<u64> {
-        let expired = |request: &&Box<Request>| request.ticket.deadline <= now;
-        self.running.iter().find(expired).map(|request| request.ticket.id)
+    /// A call that has run out of time, and of which.
+    pub(super) fn expired(&self, now: Instant) -> Option<(u64, Why)> {
+        self.running.iter().find_map(|it| Some((it.ticket.id, it.expired(now)?)))
     }
 
     /// When there is something to do.

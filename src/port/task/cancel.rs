@@ -111,6 +111,10 @@ impl PortTask {
             return;
         };
         live.port.ask_to_cancel(held.id);
+        if request.side.is_waited_for() {
+            // No signal ends the wait for room in a window, or for an input.
+            live.port.send(FrameBuilder::bare(Kind::Cancel, held.id).into());
+        }
         live.child.signal_main_thread(Signal::Urg);
         let now = Instant::now();
         let kill_at = now + self.shared.config.limits.cancel_grace.max(STACK);

@@ -94,6 +94,12 @@ impl PortTask {
     fn last_frame(&self, live: &mut Live, frame: &Frame) {
         match frame.kind {
             Kind::Log => self.log(frame),
+            Kind::Item | Kind::Progress => {
+                let taken = self.take_beside(live, frame);
+                if let Err(error) = taken {
+                    tracing::warn!(worker = self.name, %error, "in a worker's last words");
+                }
+            }
             Kind::Result | Kind::Error => {
                 if let Some(request) = live.calls.take_running(frame.id) {
                     match answer(&request, frame.kind, frame) {

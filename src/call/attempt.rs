@@ -1,0 +1,307 @@
+//! The tries of a call: admit, send, wait; and again, if it may be.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::line::Line;
+use crate::context::Nested;
+use crate::error::{Error, Stage};
+use crate::exchange::CallerSide;
+use crate::pool::Anchor;
+use crate::port::Command;
+use crate::request::{Answer, Request, Ticket, Why, handler_of};
+use crate::retry::Retry;
+use crate::scheduler::{Place, Wish};
+use crate::shared::{PoolCell, Shared};
+use crate::stats::WorkerState;
+use crate::wire::Message;
+
+/// A cancelled call that has not ended by then is cancelled again.
+const CANCEL_AGAIN: Duration = Duration::from_millis(20);
+
+/// What a call gets when it is made.
+pub(super) struct Made {
+    pub(super) id: u64,
+    pub(super) at: Instant,
+    pub(super) timeout: Duration,
+    pub(super) cancel: Option<CancellationToken>,
+    /// The calls that wait for this one.
+    pub(super) outer: Option<Arc<Nested>>,
+}
+
+impl Made {
+    /// The error of a call that was cancelled before this try is made.
+    fn not_if_cancelled(&self, frame: &Message) -> Result<(), Error> {
+        if self.cancel.as_ref().is_none_or(|cancel| !cancel.is_cancelled()) {
+            return Ok(());
+        }
+        let handler = handler_of(frame.head()).to_owned();
+        let (elapsed, python_stack) = (Duration::ZERO, String::new());
+        Err(Error::Cancelled { handler, stage: Stage::Queue, elapsed, python_stack })
+    }
+
+    /// Resolves when the call is cancelled by a handle.
+    pub(super) async fn cancelled(&self) {
+        match &self.cancel {
+            Some(cancel) => cancel.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Makes the call, and makes it again as `retry` says.
+pub(super) async fn attempt(
+    anchor: &Anchor,
+    wish: Wish,
+    mut frame: Message,
+    mut made: Made,
+    mut line: Option<Line>,
+    mut retry: Retry,
+    mut side: CallerSide,
+) -> Answer {
+    let Made { at, timeout, .. } = made;
+    // Of the last try that may have run, else of the last one.
+    let mut worst: Option<Error> = None;
+    loop {
+        let outcome = match made.not_if_cancelled(&frame) {
+            Ok(()) => make(anchor, wish, frame.clone(), &made, line.as_mut(), &mut side).await,
+            Err(error) => Err(error),
+        };
+        let mut error = match outcome {
+            Ok(payload) => return Ok(payload),
+            Err(error) => error,
+        };
+        match &mut error {
+            Error::Timeout { elapsed, stage: Stage::Item, .. } => *elapsed += made.at - at,
+            Error::Timeout { elapsed, timeout: had, .. } => {
+                // This try has had what the earlier ones had left.
+                *elapsed += made.at - at;
+                *had = timeout;
+            }
+            Error::Cancelled { elapsed, stage, .. } => {
+                *elapsed += made.at - at;
+                // Who cancelled hears that it was, and is told of any try that it may have run.
+                if worst.as_ref().is_some_and(Error::may_have_run) {
+                    *stage = Stage::Run;
+                }
+            }
+            _ => {}
+        }
+        let left = timeout.saturating_sub(at.elapsed());
+        let pause = match side.is_used() {
+            true => None,
+            false => retry.after(&error, left, fastrand::f64()),
+        };
+        let error = match worst {
+            Some(worst) if worst.may_have_run() && !error.may_have_run() => worst,
+            _ => error,
+        };
+        let Some(pause) = pause else { return Err(error) };
+        worst = Some(error);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // The next try is not made.
+            () = made.cancelled() => {}
+        }
+        let now = Instant::now();
+        let left = timeout.saturating_sub(now - at);
+        made = Made { id: anchor.shared.next_id(), at: now, timeout: left, ..made };
+        frame = frame.renamed(made.id);
+    }
+}
+
+async fn make(
+    anchor: &Anchor,
+    mut wish: Wish,
+    frame: Message,
+    made: &Made,
+    line: Option<&mut Line>,
+    side: &mut CallerSide,
+) -> Answer {
+    let shared = &anchor.shared;
+    let &Made { id, at, timeout, .. } = made;
+    if shared.is_closed() {
+        return Err(Error::Closed { pool: shared.config.name.clone() });
+    }
+    if wish.key.is_some() {
+        wish.settle(shared.board.size());
+    }
+    let blocks = |outer: &Arc<Nested>| outer.blocks(shared, wish.place, handler_of(frame.head()));
+    if let Some(error) = made.outer.as_ref().and_then(blocks) {
+        return Err(error);
+    }
+    // Before the answer's receiver, so that it is dropped after it: whoever is told finds that closed.
+    let mut guard = AbandonOnDrop { shared, id, armed: false };
+    let (ticket, mut answer) = Ticket::admit(shared, id, at, timeout)?;
+    guard.armed = true;
+    shared.kinds.apply(handler_of(frame.head()), &mut wish);
+    let (ports, mut wants) = side.open();
+    let mut request = Request::new(frame, wish, ticket);
+    request.side = ports;
+    request.outer.clone_from(&made.outer);
+    let mut request = Some(request);
+    if let Some(line) = line {
+        request = line.wait(anchor, request, made).await;
+    }
+    if let Some(request) = request
+        && let Err(request) = shared.submit(request)
+    {
+        submit_later(anchor, request, made).await;
+    }
+    let answer = match (&made.cancel, side.inputs.is_empty()) {
+        (None, true) => answer.await,
+        (Some(_), true) => answer_or_cancel(shared, &mut answer, made).await,
+        (_, false) => {
+            tokio::select! {
+                biased;
+                answer = answer_or_cancel(shared, &mut answer, made) => answer,
+                never = side.inputs.pump(id, &mut wants, shared.config.limits.max_frame) => match never {},
+            }
+        }
+    };
+    guard.disarm();
+    // A ticket answers before it is dropped; there is no other way for it to go.
+    answer.unwrap_or_else(|_| Err(Error::Closed { pool: shared.config.name.clone() }))
+}
+
+/// A call that is queued or runs, and whose caller has gone on. If it is dropped, the call is given up.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    answer: oneshot::Receiver<Answer>,
+    pool: String,
+}
+
+impl Placed {
+    pub(super) async fn new(
+        anchor: &Anchor,
+        wish: Wish,
+        frame: Message,
+        made: &Made,
+    ) -> Result<Self, Error> {
+        let shared = &anchor.shared;
+        let pool = shared.config.name.clone();
+        if shared.is_closed() {
+            return Err(Error::Closed { pool });
+        }
+        let (ticket, answer) = Ticket::admit(shared, made.id, made.at, made.timeout)?;
+        if let Err(request) = shared.submit(Request::new(frame, wish, ticket)) {
+            submit_later(anchor, request, made).await;
+        }
+        Ok(Self { answer, pool })
+    }
+
+    /// The result.
+    pub(crate) async fn ended(self) -> Answer {
+        self.answer.await.unwrap_or(Err(Error::Closed { pool: self.pool }))
+    }
+}
+
+async fn answer_or_cancel(
+    shared: &Shared,
+    answer: &mut oneshot::Receiver<Answer>,
+    made: &Made,
+) -> Result<Answer, oneshot::error::RecvError> {
+    tokio::select! {
+        biased;
+        answer = &mut *answer => return answer,
+        () = made.cancelled() => {}
+    }
+    loop {
+        cancel(shared, made.id, Why::Asked);
+        tokio::select! {
+            biased;
+            answer = &mut *answer => return answer,
+            // A call that its worker just gave back was nobody's at that moment; it must not run now.
+            () = tokio::time::sleep(CANCEL_AGAIN) => {}
+        }
+    }
+}
+
+/// Waits for the pool's actor to be restarted, for as long as the call has. The request is answered if it doesn't
+/// come to that.
+async fn submit_later(anchor: &Anchor, request: Box<Request>, made: &Made) {
+    let shared = &anchor.shared;
+    let mut cell = shared.cell.subscribe();
+    let deadline = tokio::time::Instant::from_std(request.ticket.deadline);
+    let mut waiting = Waiting(Some(request));
+    while let Some(request) = waiting.0.take() {
+        let error = match &*cell.borrow_and_update() {
+            PoolCell::Starting | PoolCell::Up(_) if !anchor.is_dead() => {
+                shared.board.why_broken(request.wish.place.bound()).map(Error::Start)
+            }
+            _ => Some(Error::Closed { pool: shared.config.name.clone() }),
+        };
+        if let (None, Place::Now(slot)) = (&error, request.wish.place) {
+            request.refuse(slot);
+            return;
+        }
+        if let Some(error) = error {
+            request.ticket.answer(Err(error), WorkerState::Down);
+            return;
+        }
+        let Err(request) = shared.submit(request) else {
+            return;
+        };
+        waiting.0 = Some(request);
+        tokio::select! {
+            biased;
+            _ = cell.changed() => {}
+            () = anchor.dead() => {}
+            () = made.cancelled() => {
+                if let Some(request) = waiting.0.take() {
+                    request.give_up(Why::Asked, Instant::now(), String::new(), WorkerState::Down);
+                }
+            }
+            () = tokio::time::sleep_until(deadline) => {
+                if let Some(request) = waiting.0.take() {
+                    request.time_out(Instant::now(), WorkerState::Down);
+                }
+            }
+        }
+    }
+}
+
+/// A request that no dispatcher has yet; its caller may go away.
+pub(super) struct Waiting(pub(super) Option<Box<Request>>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(request) = self.0.take() {
+            request.ticket.abandon(WorkerState::Down);
+        }
+    }
+}
+
+/// Tells whoever has the call that it is given up.
+fn cancel(shared: &Shared, id: u64, why: Why) {
+    if !shared.dispatcher(|dispatcher| dispatcher.cancel(id, why)).unwrap_or(false) {
+        // It has ended, or a worker has it that the queue's owner does not know yet.
+        for link in shared.board.links_of(id) {
+            let _ = link.send(Command::Cancel(id, why));
+        }
+    }
+}
+
+/// Tells whoever has the call that its caller went away.
+struct AbandonOnDrop<'a> {
+    shared: &'a Shared,
+    id: u64,
+    armed: bool,
+}
+
+impl AbandonOnDrop<'_> {
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for AbandonOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            cancel(self.shared, self.id, Why::Abandoned);
+        }
+    }
+}
