@@ -7,6 +7,7 @@ use crate::request::{Request, Why};
 
 /// At most 256 of them, so nothing here needs an index.
 #[derive(Debug, Default)]
+#[allow(clippy::vec_box, reason = "they come and go as boxes")]
 pub(super) struct Calls {
     /// Those whose callers wait.
     running: Vec<Box<Request>>,
@@ -36,6 +37,7 @@ impl Calls {
         Some(self.running.swap_remove(at))
     }
 
+    #[allow(clippy::vec_box, reason = "they go on as boxes")]
     pub(super) fn take_all_running(&mut self) -> Vec<Box<Request>> {
         std::mem::take(&mut self.running)
     }
