@@ -91,6 +91,12 @@
 //! What a handler prints and logs arrives in [`tracing`] under the target `snakepen::python`, with pool, worker and
 //! request. The package is embedded in the crate; nothing has to be installed.
 //!
+//! # Buffers and arrays
+//!
+//! [`Buffer`] and [`Array`] may stand anywhere in what a call takes and gives. Their bytes travel beside the JSON, large
+//! ones through [shared memory](Builder::shared_memory); in Python they are memoryviews and NumPy arrays over the memory that
+//! came.
+//!
 //! # DSPy
 //!
 //! [`contrib::dspy`] keeps DSPy programs in sessions, and runs them on any worker.
@@ -99,9 +105,13 @@
 //!
 //! All are off by default, and each goes with any other.
 //!
+//! `arrow`: Arrow tables in arguments and results (`ArrowTable`).
+//!
 //! `cluster`: makes the actors' messages fit a build that links ractor's `cluster` feature.
 //!
 //! `durable`: [sessions](session) in a file, which survive the host (`session::Durable`).
+//!
+//! `ndarray`: conversions between [`Array`] and the arrays of that crate.
 //!
 //! `redis`: sessions in a Redis or Valkey server, for several hosts (`session::Redis`).
 //!

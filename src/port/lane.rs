@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 
@@ -18,6 +19,52 @@ const STEP: usize = 4 << 20;
 
 /// The smallest segment in bytes.
 const LEAST: usize = 1 << 20;
+
+/// So many vectors of at most so many bytes are kept for results to come.
+const SHELVED: (usize, usize) = (2, 32 << 20);
+
+/// Memory of results that nobody has any more. To get it anew from the system takes longer than to fill it: 1 MiB is
+/// 256 page faults.
+#[derive(Debug, Default)]
+struct Shelf(Mutex<Vec<Vec<u8>>>);
+
+impl Shelf {
+    /// An empty vector for so many bytes.
+    fn take(&self, length: usize) -> Vec<u8> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is too small for this has been kept for nothing.
+        let mut found = kept.pop().filter(|bytes| bytes.capacity() >= length).unwrap_or_default();
+        found.clear();
+        found.reserve_exact(length);
+        found
+    }
+}
+
+/// The bytes of a result, which go back to the shelf of their port if that is still there.
+struct Lent {
+    bytes: Vec<u8>,
+    shelf: Weak<Shelf>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let (many, large) = SHELVED;
+        if self.bytes.capacity() <= large
+            && let Some(shelf) = self.shelf.upgrade()
+        {
+            let mut kept = shelf.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() < many {
+                kept.push(std::mem::take(&mut self.bytes));
+            }
+        }
+    }
+}
 
 /// Both ways of a port's large buffers, from the host's side.
 #[derive(Debug)]
@@ -32,6 +79,7 @@ pub(super) struct Lane {
     /// Python has not given back what it was sent last.
     busy: bool,
     theirs: Option<(u32, Segment)>,
+    shelf: Arc<Shelf>,
 }
 
 /// A frame whose large buffers are being copied into the segment.
@@ -73,6 +121,7 @@ impl Lane {
             serial: 0,
             busy: false,
             theirs: None,
+            shelf: Arc::default(),
         };
         Ok((lane, theirs))
     }
@@ -201,7 +250,7 @@ impl Lane {
         let mut left = STEP;
         while let Some(&Place { index, offset, length }) = placed.places.get(*next) {
             if bytes.is_empty() {
-                bytes.reserve_exact(length.min(segment.size()));
+                *bytes = self.shelf.take(length.min(segment.size()));
             }
             let part = left.min(length - bytes.len());
             if offset.checked_add(length).is_none_or(|end| end > segment.size())
@@ -213,7 +262,8 @@ impl Lane {
             left -= part;
             if bytes.len() == length {
                 if let Some(buffer) = frame.buffers.get_mut(index) {
-                    *buffer = std::mem::take(bytes).into();
+                    let shelf = Arc::downgrade(&self.shelf);
+                    *buffer = Bytes::from_owner(Lent { bytes: std::mem::take(bytes), shelf });
                 }
                 *next += 1;
             } else if left == 0 {
