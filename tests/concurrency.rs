@@ -50,10 +50,10 @@ async fn no_more_calls_are_at_a_worker_than_it_may_have() {
     .await;
     let error = pool.call::<()>("open_gate", "open").await.unwrap_err();
     assert!(matches!(error, Error::Saturated { limit: 2 }), "{error}");
-    waiting.iter().take(1).for_each(|call| call.abort());
+    waiting[0].abort();
     eventually("one has left", || pool.stats().busy + pool.stats().queued == 4).await;
     // It goes to the end of the queue; so another one has to leave.
-    waiting.iter().skip(1).take(3).for_each(|call| call.abort());
+    waiting[1..4].iter().for_each(tokio::task::JoinHandle::abort);
     pool.call::<()>("open_gate", "open").await.unwrap();
     for call in waiting.into_iter().skip(4) {
         assert_eq!(call.await.unwrap().unwrap().0, "open");
@@ -299,9 +299,8 @@ async fn a_reload_lets_calls_end_that_overlap_it() {
         before.iter().all(|pid| is_alive(*pid) && !after.contains(pid)),
         "{before:?} {after:?}"
     );
-    for slot in 0..2 {
-        let pid: i32 = pool.worker(slot).unwrap().call("pid", ()).await.unwrap();
-        assert_eq!(pid, after[slot]);
+    for (slot, &new) in after.iter().enumerate() {
+        assert_eq!(pool.worker(slot).unwrap().call::<i32>("pid", ()).await.unwrap(), new);
     }
     waiting.into_iter().for_each(|call| call.abort());
     eventually("they have left", || !before.iter().any(|&pid| is_alive(pid))).await;
