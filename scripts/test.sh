@@ -165,7 +165,7 @@ redis_server() {
 rust_lint() {
     cargo clippy --locked --keep-going --all-targets -- -D warnings
     local feature
-    for feature in cluster durable redis; do
+    for feature in arrow cluster durable ndarray redis; do
         cargo clippy --locked --features "$feature" -- -D warnings
     done
     cargo clippy --locked --keep-going --all-targets --all-features -- -D warnings
@@ -176,9 +176,9 @@ rust_docs() {
     RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --all-features
 }
 
-# With the environment's interpreter: some tests need NumPy.
+# With the environment's interpreter: some tests need NumPy, PyArrow or DSPy.
 rust_tests() {
-    SNAKEPEN_PYTHON=$venv/bin/python cargo test --locked --no-fail-fast --features durable,redis
+    SNAKEPEN_PYTHON=$venv/bin/python cargo test --locked --no-fail-fast --features arrow,durable,ndarray,redis
 }
 
 # With the bare interpreter, as the examples need nothing but the standard library; those of DSPy with the environment's.
