@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_RDWR, SOCK_STREAM, socket
-from _thread import RLock, allocate_lock, get_ident
+from _thread import RLock, _count, allocate_lock, get_ident
 from itertools import count
 from time import monotonic
 
@@ -440,7 +440,10 @@ class Connection:
         """Sends a frame, or leaves it to the sender that is at it. A port that has ended swallows it."""
         if buffers:
             placed = None if self.lane is None else self.lane.place(buffers)
-            self._post(_wire.encode_pieces(kind, id, arg, name, json, buffers, flags, placed))
+            pieces = _wire.encode_pieces(kind, id, arg, name, json, buffers, flags, placed)
+            # A generator may write to what it has yielded as soon as it goes on, and another thread may still have this
+            # frame to send.
+            self._post(b"".join(pieces) if kind == _wire.ITEM and _count() else pieces)
         elif len(json) < _SMALL:
             self._post(_wire.encode(kind, id, arg, name, json, flags))
         else:
