@@ -69,6 +69,12 @@
 //! dropping the [`CallStream`] closes it. [`Call::input`] gives a handler a stream as an argument, and [`Call::progress`] tells
 //! how far it is.
 //!
+//! # Many calls at once
+//!
+//! A worker has one call at a time. With [`Builder::concurrency`] the calls of its `async def` handlers overlap; and the calls of
+//! a handler that is decorated with `@snakepen.handler(batch=32, wait_ms=5)` are gathered, so that one call of the function
+//! takes them all. Each keeps its own answer, deadline and cancellation.
+//!
 //! # Sessions
 //!
 //! Workers keep no state. What has to outlive a call, or a worker, is kept in a [`SessionStore`]: values by key, with versions,
