@@ -17,7 +17,7 @@ async fn an_unserialisable_result_is_named_with_its_path_and_a_remedy() {
         ("date", "date", "$.when[0]", "isoformat"),
         ("complex", "complex", "$", "value.real"),
         ("set", "set", "$[0].a", "sorted(value)"),
-        ("generator", "generator", "$", "list(value)"),
+        ("generator", "generator", "$[0]", "list(value)"),
         ("function", "function", "$", "function"),
         ("class", "type", "$", "type"),
         ("exception", "ValueError", "$", "ValueError"),

@@ -168,6 +168,7 @@ fn each_says_where_it_failed_and_what_it_was_about() {
         &["decode", "`add`", "line 1 column 2"],
         &["timeout in the queue", "1.5s", "`add`", "had 1s", "no worker was free"],
         &["timeout while running", "1.5s", "`add`", "had 1s", "could not be had"],
+        &["timeout between items", "1.5s", "`add`", "had 1s"],
         &["run", "demo/worker/3", "pid 42", "SIGSEGV", "while running `add`"],
         &["run", "demo/worker/3", "pid 42", "SIGSEGV", "before it had started `add`"],
         &["cancelled in the queue", "1.5s", "`add`"],

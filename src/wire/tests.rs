@@ -323,7 +323,7 @@ fn kinds_know_their_way() {
             known += 1;
         }
     }
-    assert_eq!(known, 13);
+    assert_eq!(known, 18);
 }
 
 // === Properties ===

@@ -66,7 +66,7 @@ _VALUES: dict[str, Callable[[], Any]] = {
     "complex": lambda: 1j,
     "decimal": lambda: {"price": decimal.Decimal("1.10")},
     "date": lambda: {"when": [datetime.date(2024, 1, 2)]},
-    "generator": lambda: (n for n in range(3)),
+    "generator": lambda: [(n for n in range(3))],
     "function": lambda: _deep,
     "class": lambda: Point,
     "dataclass": lambda: {"rows": [{}, {}, {"point": Point(1)}]},
