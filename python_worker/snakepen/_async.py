@@ -38,6 +38,14 @@ class EventLoop:
         self._cancellation.task = asyncio.current_task()
         return await awaitable
 
+    def news(self) -> None:
+        """Another thread has received a frame that is for the main one."""
+        try:
+            if self.received is not None:
+                self.loop.call_soon_threadsafe(self.received)
+        except RuntimeError:  # the loop is closed: the worker leaves
+            pass
+
     def run_until_stopped(self) -> None:
         self.loop.run_forever()
 

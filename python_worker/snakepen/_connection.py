@@ -128,6 +128,10 @@ class Connection:
         """Rust has asked the worker to leave, and grants no more credit."""
         self.exchanges: dict[int, Exchange] = {}
         """What goes to and fro beside the requests that are at work, by their ids."""
+        self.given_up = False
+        """A call may have been given up that waits for others of its batch."""
+        self.news: Callable[[], None] | None = None
+        """Called when another thread has received a frame for the main one, where that runs a loop."""
         self.max_frame = max_frame
         self.running: Request | None = None
         self.lane: Lane | None = None
@@ -284,8 +288,7 @@ class Connection:
                     self._resolve(frame)
                 if frame.kind == CALL:
                     self._calls.append(frame)
-                    if get_ident() != self._thread:
-                        self._main.wake()
+                    self._wake_main()
                 else:
                     self._take(frame)
         except (BlockingIOError, PortEnded, ProtocolError):
@@ -320,7 +323,7 @@ class Connection:
             self._cancel(frame)
         elif kind == EXIT:
             self.leaving = True
-            self._main.wake()
+            self._wake_main()
             for exchange in tuple(self.exchanges.values()):
                 exchange.wake(frame)
 
@@ -338,7 +341,16 @@ class Connection:
                 self._calls.remove(call)
                 self.send(_wire.ERROR, id, name=b"cancelled", json=b"{}")
                 return
-        # Neither: its answer and this frame have crossed.
+        # It is gathered with others, or its answer and this frame have crossed.
+        self.given_up = True
+        self._wake_main()
+
+    def _wake_main(self) -> None:
+        """There is something for the main thread; it may not have received that itself."""
+        if get_ident() != self._thread:
+            self._main.wake()
+            if self.news is not None:
+                self.news()
 
     # Asking
 
