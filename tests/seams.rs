@@ -5,8 +5,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{LIMIT, eventually, finish, pool, within};
+use common::{LIMIT, eventually, finish, pids, pool, within};
 use futures::StreamExt;
+use futures::future::join_all;
 use snakepen::{Builder, Call, Error};
 use tokio::task::JoinHandle;
 
@@ -21,6 +22,39 @@ where
     R: serde::de::DeserializeOwned + Send + 'static,
 {
     tokio::spawn(async move { call.await })
+}
+
+#[tokio::test]
+async fn a_batch_that_is_gathered_for_nobody_costs_no_worker() {
+    for (concurrency, handler) in [(1, "gathered"), (4, "gathered"), (4, "gathered_later")] {
+        let pool =
+            seams().workers(1).concurrency(concurrency).cancel_grace(SHORT).start().await.unwrap();
+        let before = pids(&pool);
+        // Others would come within 3 s.
+        let calls = (0..3).map(|number| {
+            pool.call::<i64>(handler, number).timeout(SHORT * (number + 1)).into_future()
+        });
+        for answer in join_all(calls).await {
+            let error = answer.unwrap_err();
+            assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        }
+        assert_eq!(
+            within(LIMIT / 6, "it is free", pool.call::<i64>("count", ()).into_future())
+                .await
+                .unwrap(),
+            1
+        );
+        assert_eq!(pids(&pool), before, "{concurrency} {handler}");
+        // Of those that are gathered one may leave, and the rest go on.
+        let left = spawn(pool.call::<i64>(handler, 0).timeout(SHORT));
+        let stay: Vec<_> = (1..4).map(|number| spawn(pool.call::<i64>(handler, number))).collect();
+        assert!(left.await.unwrap().is_err());
+        for (number, call) in (1..).zip(stay) {
+            assert_eq!(call.await.unwrap().unwrap(), number);
+        }
+        assert_eq!(pids(&pool), before, "{concurrency} {handler}");
+        finish(pool).await;
+    }
 }
 
 #[tokio::test]

@@ -189,12 +189,13 @@ class Connection:
         return self._calls.popleft() if self._calls else None
 
     def next_call_of(self, handler: str, seconds: float) -> Frame | None:
-        """A call of this handler, if there is one within that time and before one of another."""
+        """A call of this handler, if there is one within that time, and before one of another, or news that some were
+        given up."""
         from select import POLLIN, poll
 
         calls = self._calls
         end = monotonic() + seconds
-        while not calls and not self.leaving:
+        while not calls and not self.leaving and not self.given_up:
             left = end - monotonic()
             if left <= 0:
                 return None
@@ -204,7 +205,7 @@ class Connection:
             try:
                 poller = poll()
                 poller.register(self._socket, POLLIN)
-                if not calls and poller.poll(left * 1000):
+                if not calls and not self.given_up and poller.poll(left * 1000):
                     self._receive(MSG_DONTWAIT)
             except BlockingIOError:
                 pass

@@ -10,7 +10,7 @@ import os
 
 from . import _directory, _handlers, _stream, _wire
 from ._async import EventLoop
-from ._batch import Batch, handler_of
+from ._batch import Batch, handler_of, without_given_up
 from ._cancel import Cancelled, Overlapping
 from ._request import Request, running
 from ._serve import Leave, Server, failure
@@ -47,6 +47,8 @@ class OverlappingServer(Server):
         """Serves until Rust asks to leave."""
         connection = self._connection
         while True:
+            if connection.given_up:
+                self._drop_given_up()
             while (call := connection.take_call()) is not None:
                 self._begin(call)
             if self._leave is not None:
@@ -74,6 +76,8 @@ class OverlappingServer(Server):
             self._serve(call)
 
     def _received(self) -> None:
+        if self._connection.given_up:
+            self._drop_given_up()
         while (call := self._connection.take_call()) is not None:
             self._begin(call)
         self._stop_if_due()
@@ -186,6 +190,14 @@ class OverlappingServer(Server):
 
     def _start_batch(self, name: str) -> None:
         gathering = self._gathering.pop(name)
+    def _drop_given_up(self) -> None:
+        self._connection.given_up = False
+        for name, gathering in tuple(self._gathering.items()):
+            gathering.calls = without_given_up(self._connection, self._page, gathering.calls)
+            if not gathering.calls:
+                gathering.timer.cancel()
+                del self._gathering[name]
+
         gathering.timer.cancel()
         if not _handlers.is_async(self._handlers.get(name)):
             self._plain.append(gathering.calls)

@@ -56,7 +56,7 @@ class Server:
             if batches and call.name.partition("\0")[0] in batches:
                 from ._batch import gather
 
-                self._serve_batch(gather(self._connection, call))
+                self._serve_batch(gather(self._connection, self._page, call))
             else:
                 self._serve(call)
 

@@ -19,3 +19,13 @@ async def count() -> int:
 @snakepen.handler
 async def asks_in_a_thread(name: str) -> Any:
     return await asyncio.to_thread(snakepen.actor(name).call)
+
+
+@snakepen.handler(batch=8, wait_ms=3_000)
+def gathered(numbers: list[int]) -> list[int]:
+    return numbers
+
+
+@snakepen.handler(batch=8, wait_ms=3_000)
+async def gathered_later(numbers: list[int]) -> list[int]:
+    return numbers
