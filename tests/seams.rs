@@ -25,6 +25,29 @@ where
 }
 
 #[tokio::test]
+async fn a_plain_handler_that_returns_a_coroutine_runs_where_calls_overlap() {
+    let directory = tempfile::tempdir().unwrap();
+    let go = directory.path().join("go");
+    let pool = seams()
+        .concurrency(8)
+        .workers(1)
+        .expose_fn("answer", async |(): ()| Ok::<_, Error>(42))
+        .start()
+        .await
+        .unwrap();
+    let waiting = spawn(pool.call::<String>("waits_for", &go));
+    eventually("it runs", || pool.stats().busy == 1).await;
+    // The reply is read by the loop that the handler's coroutine is run by.
+    assert_eq!(pool.call::<i64>("asks", "answer").await.unwrap(), 42);
+    let items: Vec<i64> = pool.stream::<i64>("counts_up", 1000).map(Result::unwrap).collect().await;
+    assert_eq!(items, (0..1000).collect::<Vec<_>>());
+    std::fs::write(&go, "").unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(pool.call::<i64>("asks", "answer").await.unwrap(), 42);
+    finish(pool).await;
+}
+
+#[tokio::test]
 async fn a_batch_that_is_gathered_for_nobody_costs_no_worker() {
     for (concurrency, handler) in [(1, "gathered"), (4, "gathered"), (4, "gathered_later")] {
         let pool =

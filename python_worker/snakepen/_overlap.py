@@ -83,6 +83,8 @@ class OverlappingServer(Server):
         self._stop_if_due()
 
     def _stop_if_due(self) -> None:
+        if self._connection.running is not None:
+            return  # a plain handler runs the loop, for a coroutine that it has returned
         if self._plain or self._leave is not None or not (self._overlapping or self._gathering):
             self._loop.stop()
 
@@ -188,8 +190,6 @@ class OverlappingServer(Server):
         if len(gathering.calls) == size:
             self._start_batch(name)
 
-    def _start_batch(self, name: str) -> None:
-        gathering = self._gathering.pop(name)
     def _drop_given_up(self) -> None:
         self._connection.given_up = False
         for name, gathering in tuple(self._gathering.items()):
@@ -198,10 +198,12 @@ class OverlappingServer(Server):
                 gathering.timer.cancel()
                 del self._gathering[name]
 
+    def _start_batch(self, name: str) -> None:
+        gathering = self._gathering.pop(name)
         gathering.timer.cancel()
         if not _handlers.is_async(self._handlers.get(name)):
             self._plain.append(gathering.calls)
-            self._loop.stop()
+            self._stop_if_due()
             return
         batch = Batch(self._connection, self._page, self._place, gathering.calls, self._prepare)
         if batch.request is not None:

@@ -17,8 +17,38 @@ async def count() -> int:
 
 
 @snakepen.handler
+async def waits_for(path: str) -> str:
+    while not Path(path).exists():
+        await asyncio.sleep(0.001)
+    return path
+
+
+def plainly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What decorators do that know nothing of `async def`: what they return is a plain function."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    return call
+
+
+@snakepen.handler
+@plainly
+async def asks(name: str) -> Any:
+    return await snakepen.actor(name).acall()
+
+
+@snakepen.handler
 async def asks_in_a_thread(name: str) -> Any:
     return await asyncio.to_thread(snakepen.actor(name).call)
+
+
+@snakepen.handler
+@plainly
+async def counts_up(to: int) -> AsyncIterator[int]:
+    for number in range(to):
+        yield number
 
 
 @snakepen.handler(batch=8, wait_ms=3_000)
