@@ -169,7 +169,7 @@ class Connection:
     def next_call(self) -> Frame | None:
         """Waits for a call; None once Rust has asked to leave and no call is left."""
         calls = self._calls
-        while not calls:
+        while (call := self.take_call()) is None:
             if self.leaving:
                 return None
             if not self._receiving.acquire(False):
@@ -182,11 +182,14 @@ class Connection:
                 self._receiving.release()
             if self._sleepers:
                 self._wake_one()
-        return calls.popleft()
+        return call
 
     def take_call(self) -> Frame | None:
         """A call that has been received."""
-        return self._calls.popleft() if self._calls else None
+        try:
+            return self._calls.popleft() if self._calls else None
+        except IndexError:  # another thread has just taken out one that was given up
+            return None
 
     def next_call_of(self, handler: str, seconds: float) -> Frame | None:
         """A call of this handler, if there is one within that time, and before one of another, or news that some were
@@ -213,7 +216,10 @@ class Connection:
                 self._receiving.release()
             if self._sleepers:
                 self._wake_one()
-        return calls.popleft() if calls and calls[0].name.partition("\0")[0] == handler else None
+        try:
+            return calls.popleft() if calls[0].name.partition("\0")[0] == handler else None
+        except IndexError:
+            return None
 
     def receive_ready(self) -> None:
         """For the event loop that found the socket readable."""
@@ -337,9 +343,12 @@ class Connection:
         if self.running is not None and self.running.id == id and not self.running.batch:
             self.running.cancelled = True
             return
-        for call in self._calls:
+        for call in tuple(self._calls):
             if call.id == id:
-                self._calls.remove(call)
+                try:
+                    self._calls.remove(call)
+                except ValueError:  # the main thread has just taken it, and sees that it was given up
+                    break
                 self.send(_wire.ERROR, id, name=b"cancelled", json=b"{}")
                 return
         # It is gathered with others, or its answer and this frame have crossed.

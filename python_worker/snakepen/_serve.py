@@ -151,6 +151,8 @@ class Server:
         exchange = request._exchange
         if exchange is not None:
             exchange.open()
+            if self._page.is_cancelled(request.id):  # its CANCEL may have come to another thread before
+                request.cancelled = True
         try:
             try:
                 kind = type(arguments)
