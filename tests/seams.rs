@@ -81,6 +81,19 @@ async fn a_batch_that_is_gathered_for_nobody_costs_no_worker() {
 }
 
 #[tokio::test]
+async fn a_call_that_has_ended_in_time_is_no_reason_to_end_those_beside_it() {
+    let pool = seams().workers(1).concurrency(4).cancel_grace(SHORT).start().await.unwrap();
+    let ends = spawn(pool.call::<()>("ends", ()).timeout(SHORT));
+    eventually("it runs", || pool.stats().busy == 1).await;
+    let blocks = spawn(pool.call::<f64>("blocks_after_its_end", 2.0));
+    let error = ends.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    assert_eq!(blocks.await.unwrap().unwrap(), 2.0);
+    assert_eq!(pool.stats().restarts, 0);
+    finish(pool).await;
+}
+
+#[tokio::test]
 async fn a_call_is_not_kept_waiting_by_a_thread_that_receives() {
     let (release, gate) = tokio::sync::watch::channel(false);
     let pool = seams()

@@ -23,6 +23,24 @@ async def waits_for(path: str) -> str:
     return path
 
 
+_ended = asyncio.Event()
+
+
+@snakepen.handler
+async def ends() -> None:
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        _ended.set()
+
+
+@snakepen.handler
+async def blocks_after_its_end(seconds: float) -> float:
+    await _ended.wait()
+    time.sleep(seconds)
+    return seconds
+
+
 def plainly(function: Callable[..., Any]) -> Callable[..., Any]:
     """What decorators do that know nothing of `async def`: what they return is a plain function."""
 

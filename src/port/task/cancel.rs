@@ -161,7 +161,7 @@ impl PortTask {
     pub(super) fn climb(&self, live: &mut Live, now: Instant) -> Option<Leave> {
         let Live { calls, port, child, .. } = live;
         let grace = self.shared.config.limits.cancel_grace;
-        let batches = calls.running_batches();
+        let (batches, others) = (calls.running_batches(), calls.any_running());
         for cancelling in calls.all_cancelling() {
             // The handler is at work for other callers, too: it is not interrupted, and has its time.
             if cancelling.batch.is_some_and(|batch| batches.contains(&batch)) {
@@ -172,6 +172,10 @@ impl PortTask {
                     // It has not run since.
                     cancelling.dump_at = Some(now + LATER);
                 } else {
+            // Its handler has ended, and what still keeps the worker from its ping is another's, whose caller waits.
+            if cancelling.fenced && others {
+                cancelling.kill_at = now + FENCE;
+            }
                     // The first again, before it: what faulthandler's signal interrupts must not go on.
                     child.signal_main_thread(Signal::Urg);
                     child.signal_main_thread(Signal::Winch);
