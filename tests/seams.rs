@@ -3,12 +3,12 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{LIMIT, eventually, finish, pids, pool, within};
 use futures::StreamExt;
 use futures::future::join_all;
-use snakepen::{Builder, Call, Error};
+use snakepen::{Builder, Call, CallContext, Error};
 use tokio::task::JoinHandle;
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -78,6 +78,25 @@ async fn a_batch_that_is_gathered_for_nobody_costs_no_worker() {
         assert_eq!(pids(&pool), before, "{concurrency} {handler}");
         finish(pool).await;
     }
+}
+
+#[tokio::test]
+async fn what_a_batch_calls_in_rust_has_the_time_of_its_most_patient_caller() {
+    let directory = tempfile::tempdir().unwrap();
+    let go = directory.path().join("go");
+    let left = async |(): ()| {
+        let deadline = CallContext::current().and_then(|context| context.deadline());
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        Ok::<_, Error>(left.unwrap_or_default().as_secs())
+    };
+    let pool = seams().workers(1).expose_fn("left", left).start().await.unwrap();
+    let first = spawn(pool.call::<u64>("looks_up_late", &go).timeout(SHORT));
+    let second = spawn(pool.call::<u64>("looks_up_late", &go));
+    assert!(first.await.unwrap().is_err());
+    std::fs::write(&go, "").unwrap();
+    let left = within(LIMIT / 2, "it ends", second).await.unwrap().unwrap();
+    assert!(left > LIMIT.as_secs() / 2, "{left} s");
+    finish(pool).await;
 }
 
 #[tokio::test]

@@ -77,3 +77,12 @@ def gathered(numbers: list[int]) -> list[int]:
 @snakepen.handler(batch=8, wait_ms=3_000)
 async def gathered_later(numbers: list[int]) -> list[int]:
     return numbers
+
+
+@snakepen.handler(batch=2, wait_ms=20_000)
+def looks_up_late(paths: list[str]) -> list[Any]:
+    """Each is a file that is waited for before Rust is asked."""
+    for path in paths:
+        while not Path(path).exists():
+            time.sleep(0.001)
+    return [snakepen.actor("left").call() for _ in paths]

@@ -66,6 +66,11 @@ impl Cancelling {
         &self.handler
     }
 
+    /// The number of its handler, if that takes several calls.
+    pub(super) fn batch(&self) -> Option<u32> {
+        self.batch
+    }
+
     /// Whether its grace is over.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         self.kill_at <= now
@@ -167,15 +172,15 @@ impl PortTask {
             if cancelling.batch.is_some_and(|batch| batches.contains(&batch)) {
                 cancelling.kill_at = now + grace.max(2 * AGAIN);
             }
+            // Its handler has ended, and what still keeps the worker from its ping is another's, whose caller waits.
+            if cancelling.fenced && others {
+                cancelling.kill_at = now + FENCE;
+            }
             if cancelling.dump_at.take_if(|at| *at <= now).is_some() {
                 if child.awaits(Signal::Urg) {
                     // It has not run since.
                     cancelling.dump_at = Some(now + LATER);
                 } else {
-            // Its handler has ended, and what still keeps the worker from its ping is another's, whose caller waits.
-            if cancelling.fenced && others {
-                cancelling.kill_at = now + FENCE;
-            }
                     // The first again, before it: what faulthandler's signal interrupts must not go on.
                     child.signal_main_thread(Signal::Urg);
                     child.signal_main_thread(Signal::Winch);
