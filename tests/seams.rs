@@ -81,6 +81,18 @@ async fn a_batch_that_is_gathered_for_nobody_costs_no_worker() {
 }
 
 #[tokio::test]
+async fn the_processor_time_of_a_batch_is_limited() {
+    let pool = seams().workers(1).cpu_limit(SHORT).start().await.unwrap();
+    let calls = (0..2).map(|number| pool.call::<i64>("burns", number).into_future());
+    let answers = within(LIMIT / 2, "they are ended", join_all(calls)).await;
+    for answer in answers {
+        let error = answer.unwrap_err();
+        assert!(matches!(error, Error::CpuTime { .. }), "{error}");
+    }
+    finish(pool).await;
+}
+
+#[tokio::test]
 async fn what_a_batch_calls_in_rust_has_the_time_of_its_most_patient_caller() {
     let directory = tempfile::tempdir().unwrap();
     let go = directory.path().join("go");

@@ -80,6 +80,12 @@ async def gathered_later(numbers: list[int]) -> list[int]:
 
 
 @snakepen.handler(batch=2, wait_ms=20_000)
+def burns(numbers: list[int]) -> list[int]:
+    while True:
+        pass
+
+
+@snakepen.handler(batch=2, wait_ms=20_000)
 def looks_up_late(paths: list[str]) -> list[Any]:
     """Each is a file that is waited for before Rust is asked."""
     for path in paths:
