@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{LIMIT, eventually, finish, pids, pool, within};
+use common::{LIMIT, eventually, finish, pids, pool, told, within};
 use futures::StreamExt;
 use futures::future::join_all;
 use snakepen::{Builder, Call, CallContext, Error};
@@ -108,6 +108,29 @@ async fn what_a_batch_calls_in_rust_has_the_time_of_its_most_patient_caller() {
     std::fs::write(&go, "").unwrap();
     let left = within(LIMIT / 2, "it ends", second).await.unwrap().unwrap();
     assert!(left > LIMIT.as_secs() / 2, "{left} s");
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn a_caller_who_is_slow_to_send_its_inputs_hears_of_what_was_taken_later() {
+    let pool = seams().workers(1).start().await.unwrap();
+    let item = || "x".repeat(140 << 10);
+    for inputs in [1, 2] {
+        let slow = move |number: i32| {
+            // While it is made nothing else is looked at that this call is told.
+            if inputs == 2 {
+                std::thread::sleep(Duration::from_millis(30));
+            }
+            let _ = number;
+            "x".repeat(140 << 10)
+        };
+        let first = futures::stream::iter(0..30).map(move |_| item());
+        let second = futures::stream::iter(0..30).map(slow);
+        let call = pool.call::<usize>("pairs", ()).input("first", first).input("second", second);
+        let length = within(LIMIT, "all is read", call.into_future()).await.unwrap();
+        assert_eq!(length, 2 * 30 * (140 << 10));
+    }
+    assert_eq!(pool.stats().restarts, 0);
     finish(pool).await;
 }
 

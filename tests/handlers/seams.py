@@ -92,3 +92,8 @@ def looks_up_late(paths: list[str]) -> list[Any]:
         while not Path(path).exists():
             time.sleep(0.001)
     return [snakepen.actor("left").call() for _ in paths]
+
+
+@snakepen.handler
+def pairs(first: Iterator[str], second: Iterator[str]) -> int:
+    return sum(len(one) + len(other) for one, other in zip(first, second, strict=True))
