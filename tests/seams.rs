@@ -135,6 +135,28 @@ async fn a_caller_who_is_slow_to_send_its_inputs_hears_of_what_was_taken_later()
 }
 
 #[tokio::test]
+async fn the_end_of_an_input_is_of_no_concern_to_the_next_call() {
+    let directory = tempfile::tempdir().unwrap();
+    let (reads, ended) = (directory.path().join("reads"), directory.path().join("ended"));
+    let pool = seams()
+        .workers(1)
+        .concurrency(4)
+        .cancel_grace(Duration::from_secs(5))
+        .start()
+        .await
+        .unwrap();
+    let call = pool.call::<()>("reads_and_blocks", serde_json::json!({ "path": &reads }));
+    let call = call.input("numbers", futures::stream::pending::<i64>()).timeout(SHORT);
+    assert!(call.await.is_err());
+    told(&reads).await;
+    let call = pool.call::<()>("spins", &ended).timeout(SHORT).into_future();
+    let error = within(LIMIT / 2, "it is answered", call).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    told(&ended).await;
+    finish(pool).await;
+}
+
+#[tokio::test]
 async fn a_call_that_has_ended_in_time_is_no_reason_to_end_those_beside_it() {
     let pool = seams().workers(1).concurrency(4).cancel_grace(SHORT).start().await.unwrap();
     let ends = spawn(pool.call::<()>("ends", ()).timeout(SHORT));

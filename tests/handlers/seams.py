@@ -97,3 +97,21 @@ def looks_up_late(paths: list[str]) -> list[Any]:
 @snakepen.handler
 def pairs(first: Iterator[str], second: Iterator[str]) -> int:
     return sum(len(one) + len(other) for one, other in zip(first, second, strict=True))
+
+
+@snakepen.handler
+async def reads_and_blocks(numbers: Iterator[int], path: str) -> None:
+    """Iterates as if it were a plain handler."""
+    Path(path).touch()
+    for _ in numbers:
+        pass
+
+
+@snakepen.handler
+def spins(path: str) -> None:
+    try:
+        while True:
+            time.sleep(0.001)
+    except snakepen.Cancelled:
+        Path(path).touch()
+        raise
