@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use common::{LIMIT, eventually, finish, pids, pool, told, within};
 use futures::StreamExt;
 use futures::future::join_all;
+use serde_json::Value;
 use snakepen::{Builder, Call, CallContext, Error};
 use tokio::task::JoinHandle;
 
@@ -153,6 +154,28 @@ async fn the_end_of_an_input_is_of_no_concern_to_the_next_call() {
     let error = within(LIMIT / 2, "it is answered", call).await.unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     told(&ended).await;
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn a_nested_call_does_not_wait_for_the_turn_of_a_call_whose_worker_is_being_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let go = directory.path().join("go");
+    let pool = seams().workers(2).concurrency(4).start().await.unwrap();
+    let session = pool.session("s").in_order();
+    pool.expose_fn("in_session", async |handler: String| {
+        let own = CallContext::current().and_then(|context| context.pool());
+        let own = own.ok_or(Error::Closed { pool: "own".to_owned() })?;
+        own.session("s").in_order().call::<Value>(&handler, ()).await
+    })
+    .unwrap();
+    let call = spawn(session.call::<String>("within_its_turn", ("count", &go)));
+    eventually("it runs", || pool.stats().busy == 1).await;
+    within(LIMIT, "the reload", pool.reload()).await.unwrap();
+    std::fs::write(&go, "").unwrap();
+    let told = within(LIMIT / 6, "it is told", call).await.unwrap().unwrap();
+    assert_eq!(told, "WouldDeadlock");
+    drop(session);
     finish(pool).await;
 }
 

@@ -115,3 +115,14 @@ def spins(path: str) -> None:
     except snakepen.Cancelled:
         Path(path).touch()
         raise
+
+
+@snakepen.handler
+async def within_its_turn(handler: str, path: str) -> Any:
+    """Calls the handler in its own session, through Rust, once the file is there."""
+    while not Path(path).exists():
+        await asyncio.sleep(0.001)
+    try:
+        return await snakepen.actor("in_session").acall(handler)
+    except snakepen.ActorError as error:
+        return error.type
