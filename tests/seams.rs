@@ -218,3 +218,18 @@ async fn a_call_is_not_kept_waiting_by_a_thread_that_receives() {
     }
     finish(pool).await;
 }
+
+#[tokio::test]
+async fn a_panic_of_an_input_is_its_callers_in_a_session_too() {
+    let pool = seams().workers(1).start().await.unwrap();
+    let session = pool.session("s").in_order();
+    let words = futures::stream::poll_fn(|_| -> std::task::Poll<Option<String>> { panic!("mine") });
+    let call = session
+        .call::<usize>("pairs", ())
+        .input("first", words)
+        .input("second", futures::stream::pending::<String>());
+    let error = spawn(call).await.unwrap_err();
+    assert!(error.is_panic(), "{error}");
+    drop(session);
+    finish(pool).await;
+}
