@@ -5,11 +5,11 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{LIMIT, eventually, finish, pids, pool, told, within};
+use common::{LIMIT, eventually, finish, pids, pool, python, told, unique, within};
 use futures::StreamExt;
 use futures::future::join_all;
 use serde_json::Value;
-use snakepen::{Builder, Call, CallContext, Error};
+use snakepen::{Builder, Call, CallContext, Error, Exit, PyActor};
 use tokio::task::JoinHandle;
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -217,6 +217,30 @@ async fn a_call_is_not_kept_waiting_by_a_thread_that_receives() {
         call.await.unwrap().unwrap();
     }
     finish(pool).await;
+}
+
+#[tokio::test]
+async fn what_a_generator_of_an_actor_has_changed_is_kept() {
+    let name = unique("ledger");
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/handlers/seams.py");
+    let target = format!("{}:Ledger", file.display());
+    let ledger = PyActor::builder(&name, target)
+        .with(|pool| pool.python(python()).call_timeout(LIMIT))
+        .spawn()
+        .await
+        .unwrap();
+    for (method, before) in [("add", 0), ("aadd", 3)] {
+        let counts: Vec<i64> = ledger.call(method, (1, 2, 3)).await.unwrap();
+        assert_eq!(counts, [before + 1, before + 2, before + 3]);
+        let error = ledger.call::<()>("crash", ()).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::WorkerDied(death) if death.exit == Exit::Code(3)),
+            "{error}"
+        );
+        let all: Vec<i64> = ledger.call("all", ()).await.unwrap();
+        assert_eq!(all.len() as i64, before + 3, "{method}");
+    }
+    ledger.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -126,3 +126,34 @@ async def within_its_turn(handler: str, path: str) -> Any:
         return await snakepen.actor("in_session").acall(handler)
     except snakepen.ActorError as error:
         return error.type
+
+
+class Ledger:
+    """An actor whose methods are generators."""
+
+    def __init__(self) -> None:
+        self.entries: list[int] = []
+
+    def add(self, *numbers: int) -> Iterator[int]:
+        for number in numbers:
+            self.entries.append(number)
+            yield len(self.entries)
+
+    async def aadd(self, *numbers: int) -> AsyncIterator[int]:
+        for number in numbers:
+            self.entries.append(number)
+            yield len(self.entries)
+
+    def crash(self) -> None:
+        import os
+
+        os._exit(3)
+
+    def all(self) -> list[int]:
+        return self.entries
+
+    def dump_state(self) -> list[int]:
+        return self.entries
+
+    def load_state(self, state: list[int]) -> None:
+        self.entries = state
