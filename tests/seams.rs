@@ -220,6 +220,38 @@ async fn a_call_is_not_kept_waiting_by_a_thread_that_receives() {
 }
 
 #[tokio::test]
+async fn a_call_is_not_kept_waiting_by_a_handler_that_receives() {
+    let (release, gate) = tokio::sync::watch::channel(false);
+    let pool = seams()
+        .workers(1)
+        .concurrency(4)
+        .expose_fn("gate", move |(): ()| {
+            let mut gate = gate.clone();
+            async move { gate.wait_for(|open| *open).await.map(|_| ()).map_err(|it| it.to_string()) }
+        })
+        .start()
+        .await
+        .unwrap();
+    // With another call that overlaps, the loop goes on.
+    let sleeps = spawn(pool.call::<()>("ends", ()));
+    eventually("it runs", || pool.stats().busy == 1).await;
+    let asks = spawn(pool.call::<()>("asks_and_blocks", "gate"));
+    eventually("it asks", || gate_is_asked(&release)).await;
+    let counts = spawn(pool.call::<i64>("count", ()));
+    eventually("it is sent", || pool.stats().busy == 3).await;
+    release.send(true).unwrap();
+    asks.await.unwrap().unwrap();
+    assert_eq!(within(LIMIT / 6, "it is begun", counts).await.unwrap().unwrap(), 1);
+    sleeps.abort();
+    finish(pool).await;
+}
+
+/// Somebody waits, beside the function that is exposed.
+fn gate_is_asked(gate: &tokio::sync::watch::Sender<bool>) -> bool {
+    gate.receiver_count() == 2
+}
+
+#[tokio::test]
 async fn what_a_generator_of_an_actor_has_changed_is_kept() {
     let name = unique("ledger");
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/handlers/seams.py");

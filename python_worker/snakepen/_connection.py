@@ -131,7 +131,9 @@ class Connection:
         self.given_up = False
         """A call may have been given up that waits for others of its batch."""
         self.news: Callable[[], None] | None = None
-        """Called when another thread has received a frame for the main one, where that runs a loop."""
+        """Called when a frame for the main thread was received elsewhere than in its loop, where it runs one."""
+        self._in_loop = False
+        """The loop receives, and looks at what has come."""
         self.max_frame = max_frame
         self.running: Request | None = None
         self.lane: Lane | None = None
@@ -225,11 +227,13 @@ class Connection:
         """For the event loop that found the socket readable."""
         if not self._receiving.acquire(False):
             return  # a thread is at it
+        self._in_loop = True
         try:
             self._receive(MSG_DONTWAIT)
         except BlockingIOError:
             pass
         finally:
+            self._in_loop = False
             self._receiving.release()
             self._wake_one()
 
@@ -356,11 +360,13 @@ class Connection:
         self._wake_main()
 
     def _wake_main(self) -> None:
-        """There is something for the main thread; it may not have received that itself."""
+        """There is something for the main thread; another one may have received it, or a handler that asks."""
         if get_ident() != self._thread:
             self._main.wake()
-            if self.news is not None:
-                self.news()
+        elif self._in_loop:
+            return
+        if self.news is not None:
+            self.news()
 
     # Asking
 

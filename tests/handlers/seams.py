@@ -58,6 +58,11 @@ async def asks(name: str) -> Any:
 
 
 @snakepen.handler
+async def asks_and_blocks(name: str) -> Any:
+    return snakepen.actor(name).call()
+
+
+@snakepen.handler
 async def asks_in_a_thread(name: str) -> Any:
     return await asyncio.to_thread(snakepen.actor(name).call)
 
