@@ -162,3 +162,54 @@ class Ledger:
 
     def load_state(self, state: list[int]) -> None:
         self.entries = state
+
+
+@snakepen.handler
+async def items(count: int, size: int) -> AsyncIterator[Any]:
+    for number in range(count):
+        if number % 7 == 3:
+            await asyncio.sleep(0.0005)
+        yield bytes([number % 256]) * size if size else number
+
+
+@snakepen.handler
+def plain_items(count: int, size: int) -> Iterator[Any]:
+    for number in range(count):
+        yield bytes([number % 256]) * size if size else number
+
+
+@snakepen.handler
+async def echo(value: Any) -> Any:
+    await asyncio.sleep(0)
+    return value
+
+
+@snakepen.handler
+async def sums(numbers: AsyncIterator[int]) -> int:
+    return sum([number async for number in numbers])
+
+
+@snakepen.handler(batch=16, wait_ms=2)
+async def sizes(values: list[bytes]) -> list[int]:
+    await asyncio.sleep(0.001)
+    return [len(value) for value in values]
+
+
+@snakepen.handler(batch=16, wait_ms=2)
+def echoes(values: list[bytes]) -> list[bytes]:
+    return values
+
+
+@snakepen.handler
+async def nested(depth: int) -> int:
+    return 0 if depth == 0 else 1 + await snakepen.actor("nested").acall(depth - 1)
+
+
+@snakepen.handler
+async def nested_in_a_thread(name: str, argument: Any) -> Any:
+    return await asyncio.to_thread(snakepen.actor(name).call, argument)
+
+
+@snakepen.handler
+async def in_its_session(key: str) -> int:
+    return snakepen.session().get(key, 0)
