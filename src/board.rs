@@ -332,11 +332,6 @@ impl Board {
         full > 0 && full >= bound.map_or(inner.active.max(most), |_| 1)
     }
 
-    /// Whether the call still is with its worker.
-    pub(crate) fn holds(&self, held: Held) -> bool {
-        self.lock().holds(&held)
-    }
-
     pub(crate) fn is_busy(&self, slot: usize) -> bool {
         !self.lock().slots[slot].running.is_empty()
     }

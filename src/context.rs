@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::pool::Pool;
 use crate::scheduler::Place;
 use crate::shared::Shared;
+use crate::turns::Turn;
 
 tokio::task_local! {
     static CURRENT: CallContext;
@@ -86,8 +87,8 @@ pub(crate) struct Nested {
     /// While its handler runs, its worker runs no other call.
     pub(crate) alone: bool,
     pub(crate) handler: String,
-    /// The session whose turn it has.
-    pub(crate) turn: Option<String>,
+    /// The turn of its session, as long as somebody has it.
+    pub(crate) turn: Weak<Turn>,
     pub(crate) deadline: Instant,
     pub(crate) outer: Option<Arc<Nested>>,
 }
@@ -127,8 +128,9 @@ impl Nested {
         session: &str,
         handler: &str,
     ) -> Option<Error> {
+        // Also where its worker finishes its calls beside another that has taken over its slot.
         let has_turn =
-            |call: &Self| call.turn.as_deref() == Some(session) && shared.board.holds(call.held);
+            |call: &Self| call.turn.upgrade().is_some_and(|turn| turn.session() == session);
         let blocked = self.of_pool(shared).any(has_turn);
         blocked.then(|| self.would_deadlock(handler, format!("the turn of session `{session}`")))
     }

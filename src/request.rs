@@ -1,6 +1,6 @@
 //! A call on its way: the frame to send, and the ticket that counts and answers it exactly once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -130,7 +130,7 @@ impl Request {
             held: self.ticket.held()?,
             alone: self.wish.alone,
             handler: self.handler().to_owned(),
-            turn: self.turn.as_ref().map(|turn| turn.session().to_owned()),
+            turn: self.turn.as_ref().map_or_else(Weak::new, Arc::downgrade),
             deadline: self.ticket.deadline,
             outer: self.outer.clone(),
         };

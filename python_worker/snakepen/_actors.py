@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 
-from . import _handlers, _json, _session, _store, _wire
+from . import _handlers, _json, _session, _store, _stream, _wire
 from ._startup import StartupError
 from ._store import StaleState, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from types import AsyncGeneratorType, GeneratorType
     from typing import Any
 
     from ._config import Config
@@ -120,7 +121,7 @@ class State:
 
     def keeping(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         """The method, and after it a save if one is due. Its answer comes after that."""
-        if _handlers.is_async(method):
+        if _handlers.is_async(method) and not _handlers.gives_items(method):
 
             async def call(*arguments: Any, **named: Any) -> Any:
                 return await self._finish(name, method(*arguments, **named))
@@ -133,7 +134,12 @@ class State:
             except BaseException as error:
                 self._failed(error)
                 raise
-            if hasattr(type(result), "__await__"):
+            kind = type(result)
+            if kind is _stream.GENERATOR:
+                return self._items(name, result)
+            if kind is _stream.ASYNC_GENERATOR:
+                return self._aitems(name, result)
+            if hasattr(kind, "__await__"):
                 return self._finish(name, result)
             if self._is_due():
                 self._save(name)
@@ -156,13 +162,52 @@ class State:
             self._failed(error)
             raise
         if self._is_due():
-            with _telling(name):
-                if self._doubt is not None:
-                    self._find_out(await _store.aask(b"get", self._place()))
-                write = self._write()
-                if write is not None:
-                    self._written(await _store.aask_encoded(b"put", *write))
+            await self._asave(name)
         return result
+
+    def _items(self, name: str, generator: GeneratorType[Any, Any, Any]) -> Generator[Any, None, None]:
+        """What the method yields, and the save after its end. Like it, this may yield when it is closed."""
+        try:
+            try:
+                # `yield from` would hide that it has yielded once more.
+                for item in generator:  # noqa: UP028
+                    yield item
+            except GeneratorExit as leaving:
+                try:
+                    yield generator.throw(leaving)
+                except StopIteration:
+                    pass
+                raise
+        except BaseException as error:
+            self._failed(error)
+            raise
+        if self._is_due():
+            self._save(name)
+
+    async def _aitems(self, name: str, generator: AsyncGeneratorType[Any, Any]) -> AsyncGenerator[Any, None]:
+        try:
+            try:
+                async for item in generator:
+                    yield item
+            except GeneratorExit as leaving:
+                try:
+                    yield await generator.athrow(leaving)
+                except StopAsyncIteration:
+                    pass
+                raise
+        except BaseException as error:
+            self._failed(error)
+            raise
+        if self._is_due():
+            await self._asave(name)
+
+    async def _asave(self, name: str) -> None:
+        with _telling(name):
+            if self._doubt is not None:
+                self._find_out(await _store.aask(b"get", self._place()))
+            write = self._write()
+            if write is not None:
+                self._written(await _store.aask_encoded(b"put", *write))
 
     def _save(self, name: str) -> None:
         with _telling(name):

@@ -24,6 +24,7 @@ class EventLoop:
         self.loop = asyncio.new_event_loop()
         self.loop.add_reader(connection.fileno(), self._readable)
         connection.served_by = self.loop
+        self._told = False
         self.received: Callable[[], None] | None = None
         """Called when frames have been read."""
 
@@ -37,6 +38,20 @@ class EventLoop:
     async def _run(self, awaitable: Awaitable[Result]) -> Result:
         self._cancellation.task = asyncio.current_task()
         return await awaitable
+
+    def news(self) -> None:
+        """A frame that is for the main thread was received elsewhere; the loop looks at it as soon as it runs."""
+        if self._told:
+            return
+        self._told = True
+        try:
+            self.loop.call_soon_threadsafe(self._look)
+        except RuntimeError:  # the loop is closed: the worker leaves
+            pass
+
+    def _look(self) -> None:
+        self._told = False  # first: what comes from here on is told of anew
+        self._see(lambda: None)
 
     def run_until_stopped(self) -> None:
         self.loop.run_forever()
@@ -52,8 +67,11 @@ class EventLoop:
         return self.loop.create_task(coroutine)
 
     def _readable(self) -> None:
+        self._see(self._connection.receive_ready)
+
+    def _see(self, receive: Callable[[], None]) -> None:
         try:
-            self._connection.receive_ready()
+            receive()
             if self.received is not None:
                 self.received()
         except BaseException as error:

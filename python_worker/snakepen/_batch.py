@@ -40,11 +40,8 @@ class Batch:
         self.function: Any = None
         self.items: list[Any] = []
         self._calls: list[Frame] = []
-        for call in gathered:
-            # Its caller may have given it up meanwhile.
-            if page.is_cancelled(call.id):
-                connection.send(_wire.ERROR, call.id, 0, b"cancelled", b"{}")
-            elif (prepared := prepare(call)) is not None:
+        for call in without_given_up(connection, page, gathered):
+            if (prepared := prepare(call)) is not None:
                 self.function, arguments, _ = prepared
                 self.items.append(_item(arguments))
                 self._calls.append(call)
@@ -84,17 +81,32 @@ def handler_of(call: Frame) -> str:
     return call.name.partition("\0")[0]
 
 
-def gather(connection: Connection, first: Frame) -> list[Frame]:
-    """The calls of the handler that have come, and come within its time."""
+def without_given_up(connection: Connection, page: StatusPage, calls: list[Frame]) -> list[Frame]:
+    """Those whose callers still wait; the others are answered."""
+    left: list[Frame] = []
+    for call in calls:
+        if page.is_cancelled(call.id):
+            connection.send(_wire.ERROR, call.id, 0, b"cancelled", b"{}")
+        else:
+            left.append(call)
+    return left
+
+
+def gather(connection: Connection, page: StatusPage, first: Frame) -> list[Frame]:
+    """The calls of the handler that have come, and come within its time. None, if all are given up meanwhile."""
     name = handler_of(first)
     size, wait = _handlers.batches[name]
     calls = [first]
     end = monotonic() + wait
-    while len(calls) < size:
+    while calls and len(calls) < size:
         call = connection.next_call_of(name, end - monotonic())
-        if call is None:
+        if call is not None:
+            calls.append(call)
+        elif connection.given_up:
+            connection.given_up = False
+            calls = without_given_up(connection, page, calls)
+        else:
             break
-        calls.append(call)
     return calls
 
 

@@ -203,7 +203,8 @@ class Cancellation:
     def close(self, request: Request) -> None:
         """The request is told in some other way, such as by closing its generator: there is no other interruption."""
         request._closing = True
-        self._find(request).spent = True
+        overlapping = self.overlapping.get(request.id)
+        (self._find(request) if overlapping is None else overlapping.case).spent = True
 
     def spoil(self, request: Request) -> None:
         """Nobody knows what the request has left half done."""

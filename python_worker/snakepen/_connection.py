@@ -128,6 +128,12 @@ class Connection:
         """Rust has asked the worker to leave, and grants no more credit."""
         self.exchanges: dict[int, Exchange] = {}
         """What goes to and fro beside the requests that are at work, by their ids."""
+        self.given_up = False
+        """A call may have been given up that waits for others of its batch."""
+        self.news: Callable[[], None] | None = None
+        """Called when a frame for the main thread was received elsewhere than in its loop, where it runs one."""
+        self._in_loop = False
+        """The loop receives, and looks at what has come."""
         self.max_frame = max_frame
         self.running: Request | None = None
         self.lane: Lane | None = None
@@ -165,7 +171,7 @@ class Connection:
     def next_call(self) -> Frame | None:
         """Waits for a call; None once Rust has asked to leave and no call is left."""
         calls = self._calls
-        while not calls:
+        while (call := self.take_call()) is None:
             if self.leaving:
                 return None
             if not self._receiving.acquire(False):
@@ -178,19 +184,23 @@ class Connection:
                 self._receiving.release()
             if self._sleepers:
                 self._wake_one()
-        return calls.popleft()
+        return call
 
     def take_call(self) -> Frame | None:
         """A call that has been received."""
-        return self._calls.popleft() if self._calls else None
+        try:
+            return self._calls.popleft() if self._calls else None
+        except IndexError:  # another thread has just taken out one that was given up
+            return None
 
     def next_call_of(self, handler: str, seconds: float) -> Frame | None:
-        """A call of this handler, if there is one within that time and before one of another."""
+        """A call of this handler, if there is one within that time, and before one of another, or news that some were
+        given up."""
         from select import POLLIN, poll
 
         calls = self._calls
         end = monotonic() + seconds
-        while not calls and not self.leaving:
+        while not calls and not self.leaving and not self.given_up:
             left = end - monotonic()
             if left <= 0:
                 return None
@@ -200,7 +210,7 @@ class Connection:
             try:
                 poller = poll()
                 poller.register(self._socket, POLLIN)
-                if not calls and poller.poll(left * 1000):
+                if not calls and not self.given_up and poller.poll(left * 1000):
                     self._receive(MSG_DONTWAIT)
             except BlockingIOError:
                 pass
@@ -208,17 +218,22 @@ class Connection:
                 self._receiving.release()
             if self._sleepers:
                 self._wake_one()
-        return calls.popleft() if calls and calls[0].name.partition("\0")[0] == handler else None
+        try:
+            return calls.popleft() if calls[0].name.partition("\0")[0] == handler else None
+        except IndexError:
+            return None
 
     def receive_ready(self) -> None:
         """For the event loop that found the socket readable."""
         if not self._receiving.acquire(False):
             return  # a thread is at it
+        self._in_loop = True
         try:
             self._receive(MSG_DONTWAIT)
         except BlockingIOError:
             pass
         finally:
+            self._in_loop = False
             self._receiving.release()
             self._wake_one()
 
@@ -284,8 +299,7 @@ class Connection:
                     self._resolve(frame)
                 if frame.kind == CALL:
                     self._calls.append(frame)
-                    if get_ident() != self._thread:
-                        self._main.wake()
+                    self._wake_main()
                 else:
                     self._take(frame)
         except (BlockingIOError, PortEnded, ProtocolError):
@@ -320,7 +334,7 @@ class Connection:
             self._cancel(frame)
         elif kind == EXIT:
             self.leaving = True
-            self._main.wake()
+            self._wake_main()
             for exchange in tuple(self.exchanges.values()):
                 exchange.wake(frame)
 
@@ -333,12 +347,26 @@ class Connection:
         if self.running is not None and self.running.id == id and not self.running.batch:
             self.running.cancelled = True
             return
-        for call in self._calls:
+        for call in tuple(self._calls):
             if call.id == id:
-                self._calls.remove(call)
+                try:
+                    self._calls.remove(call)
+                except ValueError:  # the main thread has just taken it, and sees that it was given up
+                    break
                 self.send(_wire.ERROR, id, name=b"cancelled", json=b"{}")
                 return
-        # Neither: its answer and this frame have crossed.
+        # It is gathered with others, or its answer and this frame have crossed.
+        self.given_up = True
+        self._wake_main()
+
+    def _wake_main(self) -> None:
+        """There is something for the main thread; another one may have received it, or a handler that asks."""
+        if get_ident() != self._thread:
+            self._main.wake()
+        elif self._in_loop:
+            return
+        if self.news is not None:
+            self.news()
 
     # Asking
 

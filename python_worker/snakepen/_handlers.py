@@ -120,6 +120,12 @@ def is_async(function: Any) -> bool:
     return bool(getattr(code, "co_flags", 0) & (_CO_COROUTINE | _CO_ASYNC_GENERATOR))
 
 
+def gives_items(function: Any) -> bool:
+    """Whether it is an asynchronous generator."""
+    code = getattr(function, "__code__", None)
+    return bool(getattr(code, "co_flags", 0) & _CO_ASYNC_GENERATOR)
+
+
 def _origin(function: Any) -> str:
     module = getattr(function, "__module__", None) or type(function).__module__
     name = getattr(function, "__qualname__", None) or f"{type(function).__qualname__} object at {id(function):#x}"

@@ -10,7 +10,7 @@ import os
 
 from . import _directory, _handlers, _stream, _wire
 from ._async import EventLoop
-from ._batch import Batch, handler_of
+from ._batch import Batch, handler_of, without_given_up
 from ._cancel import Cancelled, Overlapping
 from ._request import Request, running
 from ._serve import Leave, Server, failure
@@ -34,6 +34,7 @@ class OverlappingServer(Server):
         super().__init__(connection, page, place, cancellation)
         self._loop = self.event_loop = EventLoop(connection, cancellation)
         self._loop.received = self._received
+        connection.news = self._loop.news
         self._overlapping = cancellation.overlapping
         self._places = list(range(CALLS, 0, -1))
         """Free ones of the status page; the first is for plain handlers."""
@@ -46,6 +47,8 @@ class OverlappingServer(Server):
         """Serves until Rust asks to leave."""
         connection = self._connection
         while True:
+            if connection.given_up:
+                self._drop_given_up()
             while (call := connection.take_call()) is not None:
                 self._begin(call)
             if self._leave is not None:
@@ -73,11 +76,15 @@ class OverlappingServer(Server):
             self._serve(call)
 
     def _received(self) -> None:
+        if self._connection.given_up:
+            self._drop_given_up()
         while (call := self._connection.take_call()) is not None:
             self._begin(call)
         self._stop_if_due()
 
     def _stop_if_due(self) -> None:
+        if self._connection.running is not None:
+            return  # a plain handler runs the loop, for a coroutine that it has returned
         if self._plain or self._leave is not None or not (self._overlapping or self._gathering):
             self._loop.stop()
 
@@ -183,12 +190,20 @@ class OverlappingServer(Server):
         if len(gathering.calls) == size:
             self._start_batch(name)
 
+    def _drop_given_up(self) -> None:
+        self._connection.given_up = False
+        for name, gathering in tuple(self._gathering.items()):
+            gathering.calls = without_given_up(self._connection, self._page, gathering.calls)
+            if not gathering.calls:
+                gathering.timer.cancel()
+                del self._gathering[name]
+
     def _start_batch(self, name: str) -> None:
         gathering = self._gathering.pop(name)
         gathering.timer.cancel()
         if not _handlers.is_async(self._handlers.get(name)):
             self._plain.append(gathering.calls)
-            self._loop.stop()
+            self._stop_if_due()
             return
         batch = Batch(self._connection, self._page, self._place, gathering.calls, self._prepare)
         if batch.request is not None:

@@ -56,7 +56,7 @@ class Server:
             if batches and call.name.partition("\0")[0] in batches:
                 from ._batch import gather
 
-                self._serve_batch(gather(self._connection, call))
+                self._serve_batch(gather(self._connection, self._page, call))
             else:
                 self._serve(call)
 
@@ -151,6 +151,8 @@ class Server:
         exchange = request._exchange
         if exchange is not None:
             exchange.open()
+            if self._page.is_cancelled(request.id):  # its CANCEL may have come to another thread before
+                request.cancelled = True
         try:
             try:
                 kind = type(arguments)

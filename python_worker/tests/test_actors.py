@@ -11,6 +11,7 @@ from harness import Answer, Launcher, Port, value
 
 from snakepen import _wire
 from snakepen._status import CANCELLED
+from snakepen._stream import WINDOW_ITEMS
 from snakepen._wire import Frame
 
 COUNTER = """
@@ -85,6 +86,28 @@ class Kept(Counter):
         child = os.fork()
         return os.waitpid(child, 0)[1] if child else None
     def was_loaded(self): return getattr(self, "loaded", False)
+
+class Gives(Kept):
+    def each(self, n):
+        for _ in range(n):
+            self.count += 1
+            yield self.count
+    async def aeach(self, n):
+        for _ in range(n):
+            self.count += 1
+            yield self.count
+    def stubborn(self):
+        try:
+            while True: yield 1
+        except GeneratorExit: yield 2
+    async def astubborn(self):
+        try:
+            while True: yield 1
+        except GeneratorExit: yield 2
+    def gives_in(self):
+        try:
+            while True: yield 1
+        except GeneratorExit: pass
 
 class Bytes:
     def __init__(self): self.state = bytearray(b"x")
@@ -399,6 +422,36 @@ def test_a_message_that_was_cut_off_is_not_saved_in_the_end(actor: Begin, method
     port.page[CANCELLED] = 0
     port.send(_wire.EXIT, 0)
     assert port.at_end()
+
+
+@pytest.mark.parametrize("method", ["each", "aeach"])
+def test_what_a_generator_has_changed_is_saved_at_its_end(actor: Begin, method: str) -> None:
+    port = actor("Gives", state=0)
+    id = port.start_call(method, 3)
+    assert save(port, 8) == (3, 7)
+    frame = port.answer()
+    assert frame.id == id and value(frame) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("method", ["each", "aeach", "gives_in", "stubborn", "astubborn"])
+def test_a_generator_that_is_closed_saves_nothing(actor: Begin, method: str) -> None:
+    port = actor("Gives", state=0)
+    arguments = [1 << 30] if method.endswith("each") else []
+    text = json.dumps(arguments).encode()
+    port.socket.sendall(_wire.encode(_wire.CALL, 9, 0, method.encode(), text, _wire.STREAM))
+    for _ in range(WINDOW_ITEMS):
+        assert port.answer().kind == _wire.ITEM
+    port.page[CANCELLED] = 9
+    port.send(_wire.CANCEL, 9)
+    answer = value(port.answer_to_cancel(9))
+    assert isinstance(answer, Answer)
+    # One that yields on costs its worker.
+    assert answer.status == ("exception" if "stubborn" in method else "cancelled")
+    assert answer.flags == (_wire.RECYCLE if "stubborn" in method else 0)
+    port.page[CANCELLED] = 0
+    port.send(_wire.EXIT, 0)
+    with pytest.raises(EOFError):
+        port.answer()  # asyncio may log that one is left
 
 
 def test_a_state_that_is_never_saved(actor: Begin) -> None:

@@ -11,6 +11,7 @@ from harness import Launcher, Port, value, wait_gone
 
 import snakepen
 from snakepen import _wire
+from snakepen._status import CANCELLED
 from snakepen._stream import WINDOW_BYTES, WINDOW_ITEMS
 
 Worker = Callable[[str], Port]
@@ -178,6 +179,18 @@ def test_one_that_waits_for_room_is_closed_by_a_cancel(worker: Worker, handler: 
         frame = port.answer()
         assert (frame.kind, frame.name, frame.flags) == (_wire.ERROR, "cancelled", 0)
         assert port.read_line(port.stdout) == "closed\n"
+    assert port.call("one", 1) == 1
+
+
+def test_one_that_was_cancelled_as_it_began_is_closed(worker: Worker) -> None:
+    """As where another thread has received the CANCEL, after the call was taken and before it was at work."""
+    port = worker(BASIC)
+    port.page[CANCELLED] = 1
+    id = start(port, "count", 1000)
+    frame = port.answer()
+    assert (frame.kind, frame.id, frame.name) == (_wire.ERROR, id, "cancelled")
+    assert port.read_line(port.stdout) == "closed\n"
+    port.page[CANCELLED] = 0
     assert port.call("one", 1) == 1
 
 

@@ -196,8 +196,14 @@ impl Plan {
         // deadline.
         let pool = shared.config.name.clone();
         let made = async move { attempt(&anchor, wish, frame, made, line, retry, side).await };
-        let made = AbortOnDropHandle::new(tokio::spawn(made)).await;
-        made.unwrap_or(Err(Error::Closed { pool }))
+        match AbortOnDropHandle::new(tokio::spawn(made)).await {
+            Ok(answer) => answer,
+            // A stream of the user's that was an input.
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(Error::Closed { pool }),
+            },
+        }
     }
 }
 

@@ -74,10 +74,11 @@ impl Inputs {
         self.0.is_empty()
     }
 
-    /// Wishes that may wait to be seen. A handler tells what it has taken once per half of a window, which it was sent
-    /// because the one before was seen.
+    /// Wishes that may wait to be seen. A handler tells what it has taken once per 32 items or 128 Ki characters: eight
+    /// times in a window of 1 MiB, which it was sent because the wishes before were seen. Threads that begin at the same time
+    /// may each tell the first.
     pub(crate) fn most_wants(&self) -> usize {
-        4 * self.0.len() + 4
+        16 * self.0.len().max(1)
     }
 
     /// Whether any of them was asked for an item.

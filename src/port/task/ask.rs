@@ -10,12 +10,20 @@ use crate::wire::Frame;
 const UNREAD: usize = 64 << 20;
 
 impl Live {
-    /// The context of a request, while its handler runs; one that is being ended has what is left of the grace.
+    /// The context of a request, while its handler runs; one that is being ended has what is left of the grace. A batch asks
+    /// in the name of its first call, and has the time of its most patient caller.
     fn asker(&mut self, id: u64) -> Option<CallContext> {
-        match self.calls.running(id) {
-            Some(request) => request.context(),
-            None => self.calls.cancelling(id)?.context(),
-        }
+        let (context, batch) = match self.calls.running(id) {
+            Some(request) => (request.context()?, request.wish.batch.map(|batch| batch.handler)),
+            None => {
+                let cancelling = self.calls.cancelling(id)?;
+                (cancelling.context()?, cancelling.batch())
+            }
+        };
+        Some(match batch.and_then(|batch| self.calls.patience(batch)) {
+            Some(deadline) => context.until(deadline),
+            None => context,
+        })
     }
 }
 

@@ -58,6 +58,25 @@ impl Calls {
         (!self.running.is_empty()).then(|| overdue.handler().to_owned())
     }
 
+    /// Whether a caller waits.
+    pub(super) fn any_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// Those whose callers wait.
+    pub(super) fn running_ids(&self) -> Vec<u64> {
+        self.running.iter().map(|request| request.ticket.id).collect()
+    }
+
+    /// How long the most patient caller waits for a handler that takes several calls.
+    pub(super) fn patience(&self, batch: u32) -> Option<Instant> {
+        let deadlines = self.running.iter().filter_map(|request| {
+            let of = request.wish.batch?;
+            (of.handler == batch).then_some(request.ticket.deadline)
+        });
+        deadlines.max()
+    }
+
     /// The numbers of the handlers that take several calls, one at least of whose caller waits.
     pub(super) fn running_batches(&self) -> Vec<u32> {
         if self.cancelling.is_empty() {

@@ -66,6 +66,11 @@ impl Cancelling {
         &self.handler
     }
 
+    /// The number of its handler, if that takes several calls.
+    pub(super) fn batch(&self) -> Option<u32> {
+        self.batch
+    }
+
     /// Whether its grace is over.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         self.kill_at <= now
@@ -111,8 +116,8 @@ impl PortTask {
             return;
         };
         live.port.ask_to_cancel(held.id);
-        if request.side.is_waited_for() {
-            // No signal ends the wait for room in a window, or for an input.
+        if request.side.is_waited_for() || request.wish.batch.is_some() {
+            // No signal ends the wait for room in a window, for an input, or for others of a batch.
             live.port.send(FrameBuilder::bare(Kind::Cancel, held.id).into());
         }
         live.child.signal_main_thread(Signal::Urg);
@@ -161,11 +166,15 @@ impl PortTask {
     pub(super) fn climb(&self, live: &mut Live, now: Instant) -> Option<Leave> {
         let Live { calls, port, child, .. } = live;
         let grace = self.shared.config.limits.cancel_grace;
-        let batches = calls.running_batches();
+        let (batches, others) = (calls.running_batches(), calls.any_running());
         for cancelling in calls.all_cancelling() {
             // The handler is at work for other callers, too: it is not interrupted, and has its time.
             if cancelling.batch.is_some_and(|batch| batches.contains(&batch)) {
                 cancelling.kill_at = now + grace.max(2 * AGAIN);
+            }
+            // Its handler has ended, and what still keeps the worker from its ping is another's, whose caller waits.
+            if cancelling.fenced && others {
+                cancelling.kill_at = now + FENCE;
             }
             if cancelling.dump_at.take_if(|at| *at <= now).is_some() {
                 if child.awaits(Signal::Urg) {

@@ -105,8 +105,10 @@ impl PortTask {
         }
         let used = usage.cpu.saturating_sub(live.meter.cpu);
         if limits.cpu.is_some_and(|limit| used > limit) {
-            // Of several it cannot be said which; a pool whose calls overlap has no such limit.
-            self.cancel(live, live.calls.only(), Why::Cpu(used));
+            // Of several it cannot be said which, but that they are of one batch: a pool whose calls overlap has no such limit.
+            for id in live.calls.running_ids() {
+                self.cancel(live, id, Why::Cpu(used));
+            }
         }
         None
     }
