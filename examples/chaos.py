@@ -15,8 +15,10 @@ import time
 from typing import NoReturn
 
 import chaos_beside  # noqa: F401 (its handlers)
-import snakepen
 from chaos_notes import answer, mixed, note
+
+import snakepen
+
 
 def own_port() -> int:
     """The descriptor of the protocol: the only socket that is open while this file is loaded."""

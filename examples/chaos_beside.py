@@ -8,8 +8,9 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NoReturn
 
-import snakepen
 from chaos_notes import answer, mixed, note, piece
+
+import snakepen
 
 # A stream of so many items is not to come to its end.
 ENDLESS = 2000

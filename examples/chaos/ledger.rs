@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use snakepen::{Error, Stage, Stats};
 
-use crate::LIMIT;
 use crate::judge::Outcome;
+use crate::{CANCEL_GRACE, TOLERANCE};
 
 /// So many violations are shown.
 const SHOWN: u64 = 10;
@@ -195,7 +195,10 @@ impl Ledger {
     /// Whether one was, not longer ago than its worker may take to be ended for it.
     pub(crate) fn was_given_up(&self, handler: &str) -> bool {
         let books = self.books();
-        books.given_up.get(handler).is_some_and(|when| when.elapsed() < LIMIT)
+        books
+            .given_up
+            .get(handler)
+            .is_some_and(|when| when.elapsed() < CANCEL_GRACE + 2 * TOLERANCE)
     }
 
     /// Like the handlers' own notes.
