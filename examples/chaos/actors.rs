@@ -154,14 +154,14 @@ impl Actors {
     async fn become_whole(&self) {
         let mut maker = Maker { rng: Rng::with_seed(0), task: CALLERS, made: 0 };
         let start = Instant::now();
-        for at in 0..NAMES.len() {
+        for (at, name) in NAMES.iter().enumerate() {
             let message = &MESSAGES[0];
             if let Err(error) = self.is_there(at).await {
-                self.ledger.violation(&format!("{} is not spawned: {error}", NAMES[at]));
+                self.ledger.violation(&format!("{name} is not spawned: {error}"));
             }
             while !self.make(&mut maker, at, message).await {
                 if start.elapsed() > RECOVERY {
-                    let what = format!("{} does not come back", NAMES[at]);
+                    let what = format!("{name} does not come back");
                     self.ledger.violation(&what);
                     return;
                 }
@@ -200,7 +200,7 @@ impl Actors {
         while Instant::now() < end {
             let message = pick(&mut maker.rng, MESSAGES, |message| message.weight);
             let at = maker.rng.usize(..NAMES.len());
-            let there = registry::where_is(NAMES[at].to_owned()).is_some();
+            let there = registry::where_is(NAMES[at]).is_some();
             self.make(&mut maker, at, message).await;
             let pause = if there { maker.millis(0, 10) } else { maker.millis(20, 60) };
             sleep(pause).await;
@@ -375,7 +375,7 @@ impl Actors {
     /// Spawns it if it has ended. Its name may be taken for as long as it ends.
     async fn is_there(&self, at: usize) -> Result<(), CallError> {
         let start = Instant::now();
-        while registry::where_is(NAMES[at].to_owned()).is_none() {
+        while registry::where_is(NAMES[at]).is_none() {
             match self.spawn(at).await {
                 Ok(_) => return Ok(()),
                 Err(CallError::NameTaken { .. } | CallError::Start(_))

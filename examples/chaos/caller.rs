@@ -335,9 +335,9 @@ impl Caller {
             tries += 1;
             let faulty = self.chaos.is_faulty();
             let start = Instant::now();
-            let unfinished = Unfinished { ledger, kind, call };
+            let mut unfinished = Unfinished { ledger, kind, call, ended: false };
             let outcome = call.make(self).await;
-            std::mem::forget(unfinished);
+            unfinished.ended = true;
             let took = start.elapsed();
             let faulty = faulty || self.chaos.is_faulty();
             let judged = judge(call, &outcome, took, faulty, &self.chaos);
@@ -411,15 +411,19 @@ impl Caller {
     }
 }
 
-/// A call whose future is dropped with all that it is in. Forgotten otherwise.
+/// Enters a call whose future is dropped with all that it is in.
 struct Unfinished<'a> {
     ledger: &'a Ledger,
     kind: &'static str,
     call: &'a Call,
+    ended: bool,
 }
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
         self.ledger.ended(self.kind, Ending::Dropped, None);
         self.ledger.given_up(self.call.handler);
         let fate = Fate { ran: Ran::Perhaps, stopped: true, handler: self.call.handler };

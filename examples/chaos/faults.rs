@@ -99,6 +99,7 @@ const FAULTS: &[Fault] = &[
     }),
     // The protocol's descriptor.
     call!("garbage", 8, |caller| {
+        caller.chaos.garbles();
         let garbage = garbage(caller);
         let call = caller.call("garbage").with(garbage).within(caller.millis(500, 1_000));
         call.fails(Expect::DeathOrTimeout(|death| matches!(death.ended, Ended::Protocol(_))))

@@ -114,7 +114,12 @@ pub(crate) fn judge(
     if chaos.is_cut() && is_of_shutdown(error) {
         return Ok(Some("shutdown".to_owned()));
     }
-    let may_fail = !matches!(call.expect, Expect::Refused);
+    let may_fail = match error {
+        // It was to be refused at once.
+        Error::Timeout { .. } => !matches!(call.expect, Expect::Refused | Expect::Deadlock),
+        Error::WorkerDied(death) if matches!(death.ended, Ended::Protocol(_)) => garbled.is_some(),
+        _ => !matches!(call.expect, Expect::Refused),
+    };
     let is_hasty = matches!(error, Error::Timeout { .. }) && call.deadline < Duration::from_secs(1);
     let how = match error {
         Error::Decode { .. } => garbled,

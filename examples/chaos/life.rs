@@ -129,7 +129,7 @@ pub(crate) struct Chaos {
     cut: AtomicBool,
     /// The most memory that the host was seen to have, in bytes.
     peak: AtomicUsize,
-    /// When bytes were last written to a port by a thread that its handler has left behind: ms from the start, 0 for never.
+    /// When garbage was last written to a port: ms from the start, 0 for never.
     garbled: AtomicU64,
 }
 
@@ -277,15 +277,15 @@ impl Chaos {
         calm(self.start)
     }
 
-    /// What is about to be written to a port may meet a frame that is just being written.
+    /// Garbage is about to be written to a port; it may meet a frame that is just being written.
     pub(crate) fn garbles(&self) {
         self.garbled.store(self.millis(), Ordering::Relaxed);
     }
 
+    /// Whether it may have been just now, by a call that may have waited in the queue.
     pub(crate) fn is_garbled(&self) -> bool {
         let garbled = self.garbled.load(Ordering::Relaxed);
-        garbled > 0
-            && self.millis() < garbled + u64::try_from(LIMIT.as_millis()).unwrap_or_default()
+        garbled > 0 && self.millis() < garbled + 12_000
     }
 
     fn millis(&self) -> u64 {
