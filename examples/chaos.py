@@ -14,9 +14,10 @@ import threading
 import time
 from typing import NoReturn
 
-import snakepen
+import chaos_beside  # noqa: F401 (its handlers)
+from chaos_notes import answer, mixed, note
 
-LOG = os.environ["CHAOS_LOG"]
+import snakepen
 
 
 def own_port() -> int:
@@ -31,22 +32,6 @@ def own_port() -> int:
 
 
 PORT = own_port()
-
-
-def note(what: str, nonce: int) -> None:
-    log = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    try:
-        os.write(log, f"{what} {nonce}\n".encode())
-    finally:
-        os.close(log)
-
-
-def answer(nonce: int, text: str) -> tuple[int, int, str]:
-    return nonce, snakepen.current().slot, text
-
-
-def mixed(nonce: int, number: int) -> str:
-    return f"{((nonce ^ number) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF:x}"
 
 
 # === Honest work ===
@@ -159,9 +144,11 @@ async def sleeps_async(nonce: int, seconds: float) -> tuple[int, int, str]:
 
 @snakepen.handler
 def stuck(nonce: int, seconds: float) -> tuple[int, int, str]:
-    """In C, with the interpreter's lock held."""
+    """In C, with the interpreter's lock held. A signal that is for a call beside it ends a sleep."""
     note("ran", nonce)
-    ctypes.PyDLL(None).sleep(int(seconds) + 1)
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        ctypes.PyDLL(None).sleep(int(left) + 1)
     note("ended", nonce)
     return answer(nonce, "")
 

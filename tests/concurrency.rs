@@ -241,7 +241,9 @@ async fn what_had_not_started_when_its_worker_died_goes_to_the_next() {
 #[tokio::test]
 async fn a_worker_that_dies_or_leaves_takes_only_its_calls_with_it() {
     let pool = overlapping(8).workers(2).start().await.unwrap();
-    for (handler, exit) in [("dies", Exit::Code(3)), ("leaves", Exit::Code(5))] {
+    let ways =
+        [("dies", Exit::Code(3)), ("leaves", Exit::Code(5)), ("leaves_plain", Exit::Code(6))];
+    for (handler, exit) in ways {
         let first = pool.worker(0).unwrap();
         let beside = spawn(first.call::<(String, u64, i32)>("wait_for", "open"));
         let other = spawn(pool.worker(1).unwrap().call::<(String, u64, i32)>("wait_for", handler));

@@ -3,14 +3,17 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use ractor::registry;
 use rustix::process::Signal;
 use snakepen::{Ended, Error, Exit, WorkerDeath};
 use tokio::time::{sleep, timeout};
 
-use crate::calls::{Argument, Call, Caller, Expect, pick};
-use crate::{LIMIT, MORE, WORKERS, system};
+use crate::call::{Argument, Call, Expect};
+use crate::caller::Caller;
+use crate::exchange::Items;
+use crate::kinds::pick;
+use crate::{LIMIT, MORE, system};
 
 /// One kind of faults.
 struct Fault {
@@ -87,13 +90,22 @@ const FAULTS: &[Fault] = &[
         let call = caller.call("exits_beside_child").number(5).seconds(caller.millis(0, 9_000));
         call.fails(Expect::Death(|death| is_by_itself(death, Exit::Code(5))))
     }),
+    call!("os._exit in a stream", 4, |caller| {
+        let count = caller.rng.u64(..100);
+        let items = Items { count, size: 1, ..Items::default() };
+        let call = caller.call("dies_in_stream").number(count).number(8);
+        let call = call.fails(Expect::Death(|death| is_by_itself(death, Exit::Code(8))));
+        Call { items: Some(items), ..call }
+    }),
     // The protocol's descriptor.
     call!("garbage", 8, |caller| {
+        caller.chaos.garbles();
         let garbage = garbage(caller);
         let call = caller.call("garbage").with(garbage).within(caller.millis(500, 1_000));
         call.fails(Expect::DeathOrTimeout(|death| matches!(death.ended, Ended::Protocol(_))))
     }),
     call!("late garbage", 4, |caller| {
+        caller.chaos.garbles();
         let garbage = garbage(caller);
         let call = caller.call("late_garbage").with(garbage);
         call.seconds(caller.millis(0, 50)).answers("started")
@@ -104,6 +116,7 @@ const FAULTS: &[Fault] = &[
             death.ended == Ended::ClosedPort || is_by_itself(death, Exit::Code(70))
         }))
     }),
+    fault!("os._exit in a batch", 4, batch_dies),
     // What a worker survives.
     call!("memory hog", 4, |caller| caller.call("hogs").number(200).answers("200")),
     call!("memory without bounds", 2, |caller| {
@@ -209,7 +222,8 @@ async fn reload(caller: &mut Caller) -> bool {
 async fn resize(caller: &mut Caller) -> bool {
     caller.chaos.resized.store(true, Ordering::Relaxed);
     let more = caller.rng.usize(1..=MORE);
-    for size in [WORKERS + more, WORKERS] {
+    let workers = caller.chaos.workers;
+    for size in [workers + more, workers] {
         let start = Instant::now();
         let what = match timeout(LIMIT, caller.chaos.pool.resize(size)).await {
             Ok(Ok(()) | Err(Error::Start(_))) => continue,
@@ -221,6 +235,22 @@ async fn resize(caller: &mut Caller) -> bool {
         caller.chaos.ledger.violation(&format!("a resize to {size}, after {took:.1?}: {what}"));
         return false;
     }
+    true
+}
+
+/// One of them ends the worker; the others may be in its batch, or in another one.
+async fn batch_dies(caller: &mut Caller) -> bool {
+    let calls: Vec<_> = (0..5)
+        .map(|at| {
+            let call = caller.call("batches_die").number(u64::from(at == 0));
+            if at > 0 {
+                return call;
+            }
+            call.fails(Expect::Death(|death| is_by_itself(death, Exit::Code(6))))
+        })
+        .collect();
+    let made = calls.into_iter().map(|call| caller.make("os._exit in a batch", call));
+    join_all(made).await;
     true
 }
 

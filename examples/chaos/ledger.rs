@@ -10,6 +10,9 @@ use std::time::Instant;
 
 use snakepen::{Error, Stage, Stats};
 
+use crate::judge::Outcome;
+use crate::{CANCEL_GRACE, TOLERANCE};
+
 /// So many violations are shown.
 const SHOWN: u64 = 10;
 
@@ -36,10 +39,17 @@ pub(crate) enum Ending {
     Refused,
     /// There was no handle to call by.
     NotFound,
+    /// It would wait for what waits for it.
+    WouldDeadlock,
 }
 
 impl Ending {
-    pub(crate) fn of(error: &Error) -> Self {
+    pub(crate) fn of(outcome: &Outcome) -> Self {
+        let error = match outcome {
+            Outcome::Ended(Err(error)) => error,
+            Outcome::Ended(Ok(_)) => return Ending::Completed,
+            Outcome::Dropped { .. } | Outcome::Hangs | Outcome::Wrong(_) => return Ending::Dropped,
+        };
         match error {
             Error::Decode { .. } => Ending::Undecodable,
             Error::Python { .. } => Ending::Exception,
@@ -55,6 +65,7 @@ impl Ending {
             Error::Saturated { .. } => Ending::Saturated,
             Error::Encode { .. } | Error::TooLarge { .. } => Ending::Refused,
             Error::NoSuchWorker { .. } => Ending::NotFound,
+            Error::WouldDeadlock { .. } => Ending::WouldDeadlock,
             _ => Ending::BadResult,
         }
     }
@@ -80,6 +91,7 @@ impl fmt::Display for Ending {
             Ending::Saturated => "saturated",
             Ending::Refused => "refused",
             Ending::NotFound => "handle not found",
+            Ending::WouldDeadlock => "would deadlock",
         })
     }
 }
@@ -118,16 +130,24 @@ struct Books {
     faults: BTreeMap<&'static str, u64>,
     violations: u64,
     idempotent: u64,
+    /// Streams that were dropped before anything came: they may not have been made yet.
+    unsure: u64,
+    /// When a call of a handler was last given up.
+    given_up: HashMap<String, Instant>,
+    /// What Rust has noted of calls: that it has done what was asked for them.
+    noted: Vec<(&'static str, u64)>,
 }
 
 pub(crate) struct Ledger {
+    /// Whose calls they are.
+    name: &'static str,
     start: Instant,
     books: Mutex<Books>,
 }
 
 impl Ledger {
-    pub(crate) fn new(start: Instant) -> Self {
-        Self { start, books: Mutex::default() }
+    pub(crate) fn new(name: &'static str, start: Instant) -> Self {
+        Self { name, start, books: Mutex::default() }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -138,7 +158,7 @@ impl Ledger {
         let mut books = self.books();
         books.violations += 1;
         if books.violations <= SHOWN {
-            println!("VIOLATION after {:.3?}: {what}", self.start.elapsed());
+            println!("VIOLATION of {} after {:.3?}: {what}", self.name, self.start.elapsed());
         }
     }
 
@@ -161,6 +181,29 @@ impl Ledger {
     /// A call ended that may have been tried more than once.
     pub(crate) fn idempotent(&self) {
         self.books().idempotent += 1;
+    }
+
+    pub(crate) fn unsure(&self) {
+        self.books().unsure += 1;
+    }
+
+    /// A call ended before its work did.
+    pub(crate) fn given_up(&self, handler: &str) {
+        self.books().given_up.insert(handler.to_owned(), Instant::now());
+    }
+
+    /// Whether one was, not longer ago than its worker may take to be ended for it.
+    pub(crate) fn was_given_up(&self, handler: &str) -> bool {
+        let books = self.books();
+        books
+            .given_up
+            .get(handler)
+            .is_some_and(|when| when.elapsed() < CANCEL_GRACE + 2 * TOLERANCE)
+    }
+
+    /// Like the handlers' own notes.
+    pub(crate) fn note(&self, what: &'static str, nonce: u64) {
+        self.books().noted.push((what, nonce));
     }
 
     pub(crate) fn injected(&self, fault: &'static str) {
@@ -189,8 +232,10 @@ impl Ledger {
             };
             let failed = &stats.failed;
             // A pool that is closed does not count calls; their callers see it all the same.
-            let mut unseen =
-                failed.abandoned + failed.closed.saturating_sub(seen(&[Ending::Closed]));
+            let mut unseen = failed.abandoned
+                + failed.closed.saturating_sub(seen(&[Ending::Closed]))
+                + failed.would_deadlock.saturating_sub(seen(&[Ending::WouldDeadlock]))
+                + failed.no_such_worker.saturating_sub(seen(&[Ending::NotFound]));
             for (endings, counted) in [
                 (&[Ending::Completed, Ending::Undecodable][..], stats.completed),
                 (&[Ending::Exception], failed.exception),
@@ -212,10 +257,10 @@ impl Ledger {
             let (dropped, saturated) = (seen(&[Ending::Dropped]), seen(&[Ending::Saturated]));
             // Each may have been tried twice more, unseen.
             let more = 2 * books.idempotent;
-            if !(dropped..=dropped + more).contains(&unseen) {
+            if !(dropped - books.unsure..=dropped + more).contains(&unseen) {
                 wrong.push(format!("{unseen} ended unseen, {dropped} dropped"));
             }
-            if !(saturated..=saturated + more).contains(&stats.rejected) {
+            if !(saturated..=saturated + more + books.unsure).contains(&stats.rejected) {
                 wrong.push(format!("{saturated} saturated"));
             }
         }
@@ -225,9 +270,9 @@ impl Ledger {
     }
 
     /// Checks what the handlers have counted in sessions.
-    pub(crate) fn check_counted(&self, counted: u64) {
+    pub(crate) fn check_counted(&self, handlers: &str, counted: u64) {
         let (mut least, mut most) = (0, 0);
-        for fate in self.books().fates.values().filter(|fate| fate.handler.starts_with("counts")) {
+        for fate in self.books().fates.values().filter(|fate| fate.handler.starts_with(handlers)) {
             match fate.ran {
                 Ran::Once => (least, most) = (least + 1, most + 1),
                 Ran::Perhaps => most += 1,
@@ -235,7 +280,7 @@ impl Ledger {
             }
         }
         println!(
-            "Counted in sessions: {counted}; answered {least}, and given up {}.",
+            "Counted by `{handlers}`: {counted}; answered {least}, and given up {}.",
             most - least
         );
         if !(least..=most).contains(&counted) {
@@ -243,22 +288,27 @@ impl Ledger {
         }
     }
 
-    /// Checks what the handlers have noted, and forgets the calls.
+    /// Checks what handlers have noted, and what they have called, and forgets the calls.
     pub(crate) fn check_log(&self, log: &Path) -> std::io::Result<()> {
         let fates = std::mem::take(&mut self.books().fates);
-        let mut ran: HashMap<u64, u32> = HashMap::new();
+        let mut notes: Vec<(String, u64)> = Vec::new();
         for line in BufReader::new(File::open(log)?).lines() {
             let line = line?;
             let noted =
                 line.split_once(' ').and_then(|(what, nonce)| Some((what, nonce.parse().ok()?)));
-            let Some((what, nonce)) = noted else {
-                self.violation(&format!("the handlers have noted {line:?}"));
-                continue;
-            };
-            match (what, fates.get(&nonce)) {
-                ("ran", Some(_)) => *ran.entry(nonce).or_default() += 1,
+            match noted {
+                Some((what, nonce)) => notes.push((what.to_owned(), nonce)),
+                None => self.violation(&format!("the handlers have noted {line:?}")),
+            }
+        }
+        let noted = std::mem::take(&mut self.books().noted);
+        notes.extend(noted.into_iter().map(|(what, nonce)| (what.to_owned(), nonce)));
+        let mut times: HashMap<(&str, u64), u32> = HashMap::new();
+        for (what, nonce) in &notes {
+            *times.entry((what, *nonce)).or_default() += 1;
+            match (&**what, fates.get(nonce)) {
                 // A handler that is cancelled may have begun, has not ended, and tidies up.
-                ("tidied", Some(_)) => {}
+                ("ran" | "tidied" | "cast" | "tallied", Some(_)) => {}
                 ("ended", Some(fate)) if !fate.stopped => {}
                 ("ended", Some(fate)) => {
                     self.violation(&format!(
@@ -266,19 +316,29 @@ impl Ledger {
                         fate.handler, fate.ran
                     ));
                 }
-                _ => self.violation(&format!("noted for no call: {line:?}")),
+                _ => self.violation(&format!("noted for no call: {what} {nonce:x}")),
             }
         }
+        let times = |what, nonce| times.get(&(what, nonce)).copied().unwrap_or_default();
         for (nonce, fate) in fates {
-            let times = ran.get(&nonce).copied().unwrap_or_default();
+            let ran = times("ran", nonce);
             let fits = match fate.ran {
-                Ran::Never => times == 0,
-                Ran::Perhaps => times <= 1,
-                Ran::Once => times == 1,
-                Ran::Again => times <= 3,
+                Ran::Never => ran == 0,
+                Ran::Perhaps => ran <= 1,
+                Ran::Once => ran == 1,
+                Ran::Again => ran <= 3,
             };
             if !fits {
-                self.violation(&format!("call {nonce:x} ran {times} times: {fate:?}"));
+                self.violation(&format!("call {nonce:x} ran {ran} times: {fate:?}"));
+            }
+            // What was accepted is done, once; what is done was asked for once.
+            let (cast, tallied) = (times("cast", nonce), times("tallied", nonce));
+            if cast > tallied || tallied > ran {
+                let what = format!("call {nonce:x} was cast {cast} times, and done {tallied}");
+                self.violation(&format!("{what}: {fate:?}"));
+            }
+            if times("tidied", nonce) > ran {
+                self.violation(&format!("call {nonce:x} tidied up more often than it ran"));
             }
         }
         Ok(())
@@ -286,14 +346,14 @@ impl Ledger {
 
     pub(crate) fn print(&self) {
         let books = self.books();
-        println!("\nInjected:");
+        println!("\n=== {} ===\n\nInjected:", self.name);
         for (fault, count) in &books.faults {
             println!("  {count:>6}  {fault}");
         }
         println!("\nCalls by kind: as they should, and otherwise:");
         for (kind, Row { expected, other }) in &books.rows {
             let other: Vec<_> = other.iter().map(|(how, count)| format!("{count} {how}")).collect();
-            println!("  {expected:>6}  {kind:<26}  {}", other.join(", "));
+            println!("  {expected:>6}  {kind:<34}  {}", other.join(", "));
         }
         println!("\nCalls by ending:");
         for (ending, count) in &books.endings {

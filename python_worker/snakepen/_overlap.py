@@ -68,12 +68,17 @@ class OverlappingServer(Server):
         return [0, *self._places[1 - calls :]] if calls > 1 else [0]
 
     def _run_plain(self, call: Frame | list[Frame]) -> None:
-        if isinstance(call, list):
-            self._serve_batch(call)
-        elif self._page.is_cancelled(call.id):
-            self._connection.send(_wire.ERROR, call.id, 0, b"cancelled", b"{}")
-        else:
-            self._serve(call)
+        try:
+            if isinstance(call, list):
+                self._serve_batch(call)
+            elif self._page.is_cancelled(call.id):
+                self._connection.send(_wire.ERROR, call.id, 0, b"cancelled", b"{}")
+            else:
+                self._serve(call)
+        except Leave as leaving:
+            # Those that overlap it die with the worker; what cancels them then is none of their answers.
+            self._leave = leaving
+            raise
 
     def _received(self) -> None:
         if self._connection.given_up:

@@ -127,3 +127,8 @@ async def dies() -> None:
 @snakepen.handler
 async def leaves() -> None:
     raise SystemExit(5)
+
+
+@snakepen.handler
+def leaves_plain() -> None:
+    raise SystemExit(6)
