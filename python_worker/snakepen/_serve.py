@@ -69,7 +69,10 @@ class Server:
         kind, name, json, flags, buffers = self._run(function, arguments, request, self._result)
         flags |= self._tidy()
         del arguments
-        self._connection.answer(call, kind, name, json, flags, buffers)
+        if call.held is None:
+            self._connection.send(kind, call.id, 0, name, json, flags, buffers)
+        else:
+            self._connection.answer(call, kind, name, json, flags, buffers)
         self._page.idle()
 
     def _prepare(self, call: Frame) -> tuple[Any, Any, Request] | None:
@@ -200,7 +203,8 @@ class Server:
                 exchange.close()
 
     def _result(self, result: Any) -> Answer:
-        return success(result, self._connection.max_frame)
+        json, buffers = _codec.dumps(result, self._connection.max_frame)
+        return _wire.RESULT, b"", json, 0, buffers
 
     def _collected(self, result: Encoded) -> Answer:
         return _wire.RESULT, b"", result[0], 0, result[1]
