@@ -118,6 +118,8 @@ class Connection:
         """The main thread does nothing but wait for a reply, and may leave it."""
         self._main = Waiter()
         self._thread = get_ident()
+        self.overlaps: AbstractEventLoop | None = None
+        """The loop in which calls overlap, if they do. It stands still while a plain handler is at work."""
         self.served_by: AbstractEventLoop | None = None
         """The loop that receives while it is at work."""
         self.ready = False
