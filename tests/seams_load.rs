@@ -178,7 +178,7 @@ async fn load(concurrency: usize, upheaval: bool, time: Duration) {
                 within(LIMIT, "a resize", pool.resize(random.usize(1..4))).await.ok();
             }
             _ => {
-                if let Some(actor) = ractor::registry::where_is(pool.name().to_owned()) {
+                if let Some(actor) = ractor::registry::where_is(pool.name()) {
                     actor.kill();
                 }
             }
