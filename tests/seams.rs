@@ -252,6 +252,34 @@ fn gate_is_asked(gate: &tokio::sync::watch::Sender<bool>) -> bool {
 }
 
 #[tokio::test]
+async fn a_slow_consumer_of_a_plain_generator_holds_up_no_call_beside_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = seams().workers(1).concurrency(4).cancel_grace(SHORT).start().await.unwrap();
+    let before = pids(&pool);
+    for leaves in [false, true] {
+        let go = directory.path().join(leaves.to_string());
+        let waiting = spawn(pool.call::<String>("waits_for", &go));
+        eventually("it runs", || pool.stats().busy == 1).await;
+        let given_up = spawn(pool.call::<()>("ends", ()).timeout(SHORT));
+        eventually("it runs", || pool.stats().busy == 2).await;
+        let mut items = pool.stream::<i64>("plain_items", (1000, 0));
+        assert_eq!(items.next().await.unwrap().unwrap(), 0);
+        // From here on its generator waits.
+        let error = given_up.await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        std::fs::write(&go, "").unwrap();
+        within(LIMIT / 6, "it is answered", waiting).await.unwrap().unwrap();
+        if !leaves {
+            let rest: Vec<i64> = items.map(Result::unwrap).collect().await;
+            assert_eq!(rest, (1..1000).collect::<Vec<_>>());
+        }
+    }
+    within(LIMIT / 6, "it is free", pool.call::<i64>("count", ()).into_future()).await.unwrap();
+    assert_eq!(pids(&pool), before);
+    finish(pool).await;
+}
+
+#[tokio::test]
 async fn what_a_generator_of_an_actor_has_changed_is_kept() {
     let name = unique("ledger");
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/handlers/seams.py");

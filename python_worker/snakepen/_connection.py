@@ -118,6 +118,8 @@ class Connection:
         """The main thread does nothing but wait for a reply, and may leave it."""
         self._main = Waiter()
         self._thread = get_ident()
+        self.overlaps: AbstractEventLoop | None = None
+        """The loop in which calls overlap, if they do. It stands still while a plain handler is at work."""
         self.served_by: AbstractEventLoop | None = None
         """The loop that receives while it is at work."""
         self.ready = False
@@ -132,8 +134,6 @@ class Connection:
         """A call may have been given up that waits for others of its batch."""
         self.news: Callable[[], None] | None = None
         """Called when a frame for the main thread was received elsewhere than in its loop, where it runs one."""
-        self._in_loop = False
-        """The loop receives, and looks at what has come."""
         self.max_frame = max_frame
         self.running: Request | None = None
         self.lane: Lane | None = None
@@ -227,13 +227,11 @@ class Connection:
         """For the event loop that found the socket readable."""
         if not self._receiving.acquire(False):
             return  # a thread is at it
-        self._in_loop = True
         try:
             self._receive(MSG_DONTWAIT)
         except BlockingIOError:
             pass
         finally:
-            self._in_loop = False
             self._receiving.release()
             self._wake_one()
 
@@ -280,6 +278,9 @@ class Connection:
         if waiter in self._sleepers:
             self._sleepers.remove(waiter)
         self._wake_one()
+        # A handler that asks in the loop has received it, which the loop has not seen.
+        if self.news is not None and (self._calls or self.given_up):
+            self.news()
 
     def _wake_one(self) -> None:
         """The place of the receiver is free: one of those that wait takes it. The last: a signal handler that asks
@@ -360,13 +361,11 @@ class Connection:
         self._wake_main()
 
     def _wake_main(self) -> None:
-        """There is something for the main thread; another one may have received it, or a handler that asks."""
+        """There is something for the main thread, and another one may have received it."""
         if get_ident() != self._thread:
             self._main.wake()
-        elif self._in_loop:
-            return
-        if self.news is not None:
-            self.news()
+            if self.news is not None:
+                self.news()
 
     # Asking
 

@@ -35,6 +35,7 @@ class OverlappingServer(Server):
         self._loop = self.event_loop = EventLoop(connection, cancellation)
         self._loop.received = self._received
         connection.news = self._loop.news
+        connection.overlaps = self._loop.loop
         self._overlapping = cancellation.overlapping
         self._places = list(range(CALLS, 0, -1))
         """Free ones of the status page; the first is for plain handlers."""

@@ -163,7 +163,15 @@ class Flow:
         return (len(sizes) >= WINDOW_ITEMS or self._bytes >= WINDOW_BYTES) and self._over() is None
 
     def wait(self) -> BaseException | None:
-        """Until there is room, or no use in it."""
+        """Until there is room, or no use in it. Where calls overlap, the others go on meanwhile."""
+        loop = self._connection.overlaps
+        if loop is not None:
+            cancellation = self._cancellation
+            cancellation.awaiting = self._request  # nothing is raised: it is a CANCEL that ends this
+            try:
+                return loop.run_until_complete(self.wait_async())
+            finally:
+                cancellation.awaiting = None
         try:
             while True:
                 waiter = self._waiter = Waiter()  # before looking: a frame that comes now is not missed

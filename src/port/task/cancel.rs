@@ -167,6 +167,8 @@ impl PortTask {
         let Live { calls, port, child, .. } = live;
         let grace = self.shared.config.limits.cancel_grace;
         let (batches, others) = (calls.running_batches(), calls.any_running());
+        // Of the process, and so looked at and done once, however many are being ended.
+        let (mut awaits, mut dumped, mut again) = (None, false, false);
         for cancelling in calls.all_cancelling() {
             // The handler is at work for other callers, too: it is not interrupted, and has its time.
             if cancelling.batch.is_some_and(|batch| batches.contains(&batch)) {
@@ -177,10 +179,10 @@ impl PortTask {
                 cancelling.kill_at = now + FENCE;
             }
             if cancelling.dump_at.take_if(|at| *at <= now).is_some() {
-                if child.awaits(Signal::Urg) {
+                if *awaits.get_or_insert_with(|| child.awaits(Signal::Urg)) {
                     // It has not run since.
                     cancelling.dump_at = Some(now + LATER);
-                } else {
+                } else if !std::mem::replace(&mut dumped, true) {
                     // The first again, before it: what faulthandler's signal interrupts must not go on.
                     child.signal_main_thread(Signal::Urg);
                     child.signal_main_thread(Signal::Winch);
@@ -194,8 +196,11 @@ impl PortTask {
             }
             if cancelling.again_at <= now && !cancelling.fenced {
                 cancelling.again_at = now + AGAIN;
-                child.signal_main_thread(Signal::Urg);
+                again = true;
             }
+        }
+        if again {
+            child.signal_main_thread(Signal::Urg);
         }
         None
     }
