@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("\nSo does a program that knows ractor only:");
     let actor: ActorRef<PyActorMsg> =
-        ractor::registry::where_is("counter".to_owned()).ok_or("an actor")?.into();
+        ractor::registry::where_is("counter").ok_or("an actor")?.into();
     let (method, args) = ("add".to_owned(), serde_json::json!({"amount": 8}));
     let answer = actor.call(|reply| PyActorMsg::Call { method, args, reply }, None).await?;
     println!("  {:.1}", answer.success_or("no answer")??.as_f64().unwrap_or_default());
