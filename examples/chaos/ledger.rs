@@ -27,6 +27,8 @@ pub(crate) enum Ending {
     TimeoutQueued,
     TimeoutRunning,
     Cancelled,
+    /// Perhaps before it was made, which is not counted.
+    CancelledEarly,
     WorkerDied,
     WorkerBusy,
     Start,
@@ -56,6 +58,7 @@ impl Ending {
             Error::UnknownHandler { .. } => Ending::UnknownHandler,
             Error::Timeout { stage: Stage::Queue, .. } => Ending::TimeoutQueued,
             Error::Timeout { .. } => Ending::TimeoutRunning,
+            Error::Cancelled { stage: Stage::Queue, .. } => Ending::CancelledEarly,
             Error::Cancelled { .. } => Ending::Cancelled,
             Error::WorkerDied(_) => Ending::WorkerDied,
             Error::WorkerBusy { .. } => Ending::WorkerBusy,
@@ -82,6 +85,7 @@ impl fmt::Display for Ending {
             Ending::TimeoutQueued => "timeout in the queue",
             Ending::TimeoutRunning => "timeout while running",
             Ending::Cancelled => "cancelled",
+            Ending::CancelledEarly => "cancelled early",
             Ending::WorkerDied => "worker died",
             Ending::WorkerBusy => "worker busy",
             Ending::Start => "no worker starts",
@@ -236,6 +240,7 @@ impl Ledger {
                 + failed.closed.saturating_sub(seen(&[Ending::Closed]))
                 + failed.would_deadlock.saturating_sub(seen(&[Ending::WouldDeadlock]))
                 + failed.no_such_worker.saturating_sub(seen(&[Ending::NotFound]));
+            let unseen_cancelled = failed.cancelled.saturating_sub(seen(&[Ending::Cancelled]));
             for (endings, counted) in [
                 (&[Ending::Completed, Ending::Undecodable][..], stats.completed),
                 (&[Ending::Exception], failed.exception),
@@ -254,10 +259,13 @@ impl Ledger {
                     None => wrong.push(format!("{} of {endings:?} seen", seen(endings))),
                 }
             }
+            // Of those that were cancelled early some are counted.
+            let early = seen(&[Ending::CancelledEarly]);
+            let least = unseen.saturating_sub(early.min(unseen_cancelled));
             let (dropped, saturated) = (seen(&[Ending::Dropped]), seen(&[Ending::Saturated]));
             // Each may have been tried twice more, unseen.
             let more = 2 * books.idempotent;
-            if !(dropped - books.unsure..=dropped + more).contains(&unseen) {
+            if unseen < dropped - books.unsure || least > dropped + more {
                 wrong.push(format!("{unseen} ended unseen, {dropped} dropped"));
             }
             if !(saturated..=saturated + more + books.unsure).contains(&stats.rejected) {

@@ -156,7 +156,7 @@ def lie(how: str) -> Any:
 
     def place(buffers: Any) -> Any:
         generation, serial, places = honest(buffers)
-        (index, offset, length) = places[0]
+        (index, _, length) = places[0]
         if how == "offset":
             return generation, serial, {0: (index, 1 << 36, length)}
         if how == "end":
