@@ -14,6 +14,13 @@ arrived: defaultdict[str, int] = defaultdict(int)
 plain = threading.Lock()
 
 
+def tell(path: str, text: str) -> None:
+    """The file is there when its text is."""
+    draft = Path(f"{path}.draft")
+    draft.write_text(text)
+    draft.rename(path)
+
+
 @snakepen.handler
 async def pid() -> int:
     return os.getpid()
@@ -51,7 +58,7 @@ async def tidies(path: str, gate: str) -> None:
     try:
         await asyncio.sleep(1000)
     finally:
-        Path(path).write_text(f"{snakepen.current().cancelled}")
+        tell(path, f"{snakepen.current().cancelled}")
 
 
 @snakepen.handler
@@ -61,7 +68,7 @@ async def shielded(path: str, gate: str) -> None:
         while not snakepen.current().cancelled:
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.02)
-        Path(path).write_text("whole")
+        tell(path, "whole")
     await asyncio.sleep(1000)
 
 
