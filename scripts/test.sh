@@ -161,9 +161,9 @@ redis_server() {
     redis-server --version
 }
 
-# The library with each feature alone; everything with none, and with all.
+# The library with no feature and with each alone; everything with all.
 rust_lint() {
-    cargo clippy --locked --keep-going --all-targets -- -D warnings
+    cargo clippy --locked -- -D warnings
     local feature
     for feature in arrow cluster durable ndarray redis; do
         cargo clippy --locked --features "$feature" -- -D warnings
@@ -177,26 +177,28 @@ rust_docs() {
 }
 
 # With the environment's interpreter: some tests need NumPy, PyArrow or DSPy.
+features=arrow,durable,ndarray,redis
 rust_tests() {
-    SNAKEPEN_PYTHON=$venv/bin/python cargo test --locked --no-fail-fast --features arrow,durable,ndarray,redis
+    SNAKEPEN_PYTHON=$venv/bin/python cargo test --locked --no-fail-fast --features $features
 }
 
-# With the bare interpreter, as the examples need nothing but the standard library; those of DSPy with the environment's.
+# As the tests have built them. With the bare interpreter, as the examples need nothing but the standard library; those of
+# DSPy with the environment's.
 examples() {
-    cargo build --locked --release --examples --features durable
+    cargo build --locked --examples --features $features
     local file name interpreter
     for file in examples/*.rs; do
         name=$(basename "$file" .rs)
         printf '\n--- example %s\n' "$name"
         interpreter=$python
         [[ $name != dspy_* ]] || interpreter=$venv/bin/python
-        SNAKEPEN_PYTHON=$interpreter timeout 120 "$target/release/examples/$name"
+        SNAKEPEN_PYTHON=$interpreter timeout 120 "$target/debug/examples/$name"
     done
 }
 
 # Everything at once, for 30 s; how fast does not matter.
 chaos() {
-    SNAKEPEN_PYTHON=$python timeout 240 "$target/release/examples/chaos" --seconds 30 --seed 1
+    SNAKEPEN_PYTHON=$python timeout 240 "$target/debug/examples/chaos" --seconds 30 --seed 1
 }
 
 # Every process whose environment says that it belongs to this run. The script itself and its subshells don't say so:

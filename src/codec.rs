@@ -106,7 +106,12 @@ pub(crate) fn decode<T: DeserializeOwned>(payload: &Payload) -> Result<T, String
         return serde_json::from_slice(&payload.json).map_err(|error| error.to_string());
     }
     let places = checked_places(payload)?;
-    let (value, taken) = read(&payload.json, &payload.buffers)?;
+    let (value, taken) = read(&payload.json, &payload.buffers).map_err(|error| {
+        let count = payload.buffers.len();
+        format!(
+            "{error}; there are {count} buffers and arrays in it: read those as `snakepen::Buffer` or `snakepen::Array`"
+        )
+    })?;
     if taken.iter().all(|&taken| taken) {
         return Ok(value);
     }

@@ -12,6 +12,7 @@ pub use death::{Ended, Exit, WorkerDeath};
 pub use exception::PythonException;
 pub use start::StartError;
 
+use crate::array::ArrayError;
 use crate::session::SessionError;
 
 /// Where a call was when its time ran out.
@@ -257,6 +258,11 @@ pub enum Error {
     /// A session store failed.
     #[error(transparent)]
     Session(#[from] SessionError),
+
+    /// Something is not the array that it should be. No call fails so: it is what an [`Array`](crate::Array)'s own methods
+    /// say, for callers who pass it on.
+    #[error(transparent)]
+    Array(#[from] ArrayError),
 }
 
 impl Error {
@@ -282,6 +288,7 @@ impl Error {
             Error::Python { .. }
             | Error::BadResult { .. }
             | Error::Decode { .. }
+            | Error::Array(_)
             | Error::CpuTime { .. } => true,
         }
     }
@@ -306,6 +313,7 @@ impl Error {
             | Error::Python { .. }
             | Error::BadResult { .. }
             | Error::Decode { .. }
+            | Error::Array(_)
             | Error::Cancelled { .. }
             | Error::CpuTime { .. }
             | Error::WouldDeadlock { .. }

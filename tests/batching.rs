@@ -214,3 +214,25 @@ async fn options_that_cannot_be_are_start_errors() {
         assert!(error.to_string().contains(expected), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_generator_is_no_list_of_results() {
+    for function in ["def f(xs):\n yield from xs\n", "async def f(xs):\n for x in xs: yield x\n"] {
+        let source = format!("import snakepen\n@snakepen.handler(batch=4)\n{function}");
+        let (_directory, path) = common::handler_file(&source);
+        let error = common::pool_over(&path).workers(1).start().await.unwrap_err();
+        assert!(error.to_string().contains("'f' can't be a generator"), "{error}");
+    }
+    let source = "import snakepen\n@snakepen.handler(batch=4, wait_ms=100)\ndef f(xs): return (x for x in xs)\n";
+    let (_directory, path) = common::handler_file(source);
+    for concurrency in [1, 8] {
+        let pool =
+            common::pool_over(&path).workers(1).concurrency(concurrency).start().await.unwrap();
+        let calls = (0..3).map(|number| pool.call::<Value>("f", number).into_future());
+        for answer in join_all(calls).await {
+            let Err(Error::Python { exception, .. }) = answer else { panic!("{answer:?}") };
+            assert!(exception.message.contains("not generator"), "{}", exception.message);
+        }
+        finish(pool).await;
+    }
+}

@@ -206,6 +206,31 @@ async fn a_loop_that_is_stuck_is_ended_and_the_calls_beside_are_told_why() {
 }
 
 #[tokio::test]
+async fn who_runs_out_of_time_sees_what_holds_up_the_loop() {
+    let pool = overlapping(8).workers(1).circuit_threshold(0).start().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    // On a busy machine the stack may come too late.
+    for round in 0.. {
+        let path = directory.path().join(format!("blocks-{round}"));
+        let waiting = pool.call::<(String, u64, i32)>("wait_for", "never").timeout(SHORT);
+        let waiting = spawn(waiting);
+        eventually("it runs", || pool.stats().busy == 1 || waiting.is_finished()).await;
+        let blocking = spawn(pool.call::<()>("blocks", &path));
+        let error = waiting.await.unwrap().unwrap_err();
+        pids(&pool).into_iter().for_each(|pid| kill(pid, 9));
+        assert!(blocking.await.unwrap().is_err());
+        whole(&pool).await;
+        let Error::Timeout { python_stack, .. } = &error else { panic!("{error:?}") };
+        if python_stack.contains("in wait_for") && python_stack.contains("in blocks") {
+            assert!(python_stack.contains("the event loop is held up here"), "{python_stack}");
+            break;
+        }
+        assert!(round < 100, "{error}");
+    }
+    finish(pool).await;
+}
+
+#[tokio::test]
 async fn a_handler_that_swallows_its_cancellation_is_ended_too() {
     let pool = overlapping(8).workers(1).cancel_grace(SHORT).start().await.unwrap();
     let old: i32 = pool.call("pid", ()).await.unwrap();

@@ -394,7 +394,8 @@ class Cancellation:
     # The stack
 
     def _show(self, id: int, frame: FrameType | None, task: Task[Any] | None = None, generator: Any = None) -> None:
-        """`task` is that of a request beside others: what the thread is at is of interest if it is at that."""
+        """`task` is that of a request beside others: what the thread is at is of interest if it is at that, or if it
+        keeps the loop from it."""
         lines = [f"{BEGIN}{id}\n", "Stack (most recent call first):\n"]
         running = _frames(frame)
         if generator is not None:
@@ -403,8 +404,12 @@ class Cancellation:
         if awaiting is not None:
             lines += _awaited(awaiting.get_coro(), running)
         at = frame
-        if task is not None and sys.modules["asyncio"].current_task(task.get_loop()) is not task:
-            at = None
+        if task is not None:
+            current = sys.modules["asyncio"].current_task(task.get_loop())
+            if current is None and self._connection.running is None:
+                at = None
+            elif current is not task:
+                lines.append("Meanwhile the event loop is held up here:\n")
         while at is not None and at.f_code is not self.floor:
             if len(lines) > _MAX_FRAMES:
                 lines.append("  ...\n")

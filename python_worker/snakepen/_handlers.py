@@ -19,6 +19,7 @@ MAX_NAME_BYTES = 255
 MAX_BATCH = 256
 MAX_WAIT_MS = 60_000
 
+_CO_GENERATOR = 0x20
 _CO_COROUTINE = 0x80
 _CO_ASYNC_GENERATOR = 0x200
 
@@ -97,6 +98,8 @@ def handler_of(function: Any, name: str | None, batch: tuple[int, float] | None 
         name = getattr(function, "__name__", None)
         if not isinstance(name, str):
             raise TypeError(f"{function!r:.80} has no __name__: use @snakepen.handler(name=...)")
+    if batch is not None and _flags(function) & (_CO_GENERATOR | _CO_ASYNC_GENERATOR):
+        raise TypeError(f"a batch handler returns a list of results, so {name!r} can't be a generator")
     register(name, function)
     batches.pop(name, None)
     if batch is not None:
@@ -116,8 +119,11 @@ def register(name: str, function: Callable[..., Any]) -> None:
 
 
 def is_async(function: Any) -> bool:
-    code = getattr(function, "__code__", None)
-    return bool(getattr(code, "co_flags", 0) & (_CO_COROUTINE | _CO_ASYNC_GENERATOR))
+    return bool(_flags(function) & (_CO_COROUTINE | _CO_ASYNC_GENERATOR))
+
+
+def _flags(function: Any) -> int:
+    return getattr(getattr(function, "__code__", None), "co_flags", 0)
 
 
 def gives_items(function: Any) -> bool:

@@ -170,7 +170,7 @@ class Server:
                 else:
                     result = function(arguments)
                 kind = type(result)
-                if kind not in _PLAIN:
+                if kind not in _PLAIN and not (request.batch and kind in _stream.GENERATORS):
                     if kind is _stream.GENERATOR:
                         result = _stream.drive(result, self._sink(request), cancellation, request)
                         encode = self._collected

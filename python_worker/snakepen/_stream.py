@@ -54,6 +54,7 @@ async def _some_async() -> AsyncGenerator[None, None]:
 
 GENERATOR: Any = type(_some())
 ASYNC_GENERATOR: Any = type(_some_async())
+GENERATORS = frozenset((GENERATOR, ASYNC_GENERATOR))
 
 
 class Exchange:

@@ -92,7 +92,8 @@ impl fmt::Display for Ended {
             Ended::CpuTime => f.write_str(" because its call used too much processor time"),
             Ended::Collateral { handler } => write!(
                 f,
-                " because a call of `{handler}` beside this one was given up and did not end"
+                " because a call of `{handler}` beside this one was given up and did not end (if a handler blocks the event \
+                 loop, let it use `asyncio.to_thread`)"
             ),
             Ended::Suspended => f.write_str(" because it had been stopped by a signal (SIGSTOP?)"),
             Ended::Recycled => f.write_str(" to be replaced"),

@@ -116,6 +116,7 @@ fn variant(error: &Error) -> &'static str {
         Error::Closed { .. } => "Closed",
         Error::NoSuchWorker { .. } => "NoSuchWorker",
         Error::Session(_) => "Session",
+        Error::Array(_) => "Array",
     }
 }
 

@@ -154,7 +154,7 @@ impl PortTask {
         } else {
             let worker = &*self.name;
             let stack = stack.trim_end();
-            tracing::info!(
+            tracing::debug!(
                 worker,
                 request = id,
                 "Python was here when its call was given up:\n{stack}"
@@ -192,6 +192,12 @@ impl PortTask {
                 cancelling.answer(port.take_dump());
             }
             if cancelling.kill_at <= now {
+                let (worker, handler) = (&*self.name, cancelling.handler());
+                tracing::warn!(
+                    worker,
+                    handler,
+                    "its call was given up, did not end within `cancel_grace`, and is killed with its worker"
+                );
                 return Some(Leave::Kill(cancelling.why.ended()));
             }
             if cancelling.again_at <= now && !cancelling.fenced {
