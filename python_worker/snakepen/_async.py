@@ -57,7 +57,8 @@ class EventLoop:
         self.loop.run_forever()
 
     def stop(self) -> None:
-        self.loop.stop()
+        if self.loop.is_running():  # else it would stop as soon as it runs again, whatever for
+            self.loop.stop()
 
     def later(self, seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
         return self.loop.call_later(seconds, function)

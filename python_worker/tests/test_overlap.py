@@ -51,6 +51,8 @@ async def blocks():
     print("in", flush=True)
     time.sleep(1000)
 @handler
+def returns_a_coroutine(): return asyncio.sleep(0.001, "slept")
+@handler
 async def fails(): raise KeyError("mine")
 @handler
 async def leaves(): raise SystemExit(7)
@@ -95,7 +97,7 @@ def test_ready_says_which_overlap_and_which_take_batches(launcher: Launcher, han
     ready = launcher.spawn().receive()
     assert ready.kind == _wire.READY
     told = json.loads(ready.json)
-    assert set(told["handlers"]) - set(told["async"]) == {"plain", "doubles"}
+    assert set(told["handlers"]) - set(told["async"]) == {"plain", "doubles", "returns_a_coroutine"}
     assert told["batches"] == {"doubles": [3, 500_000], "doubles_later": [3, 500_000]}
 
 
@@ -214,3 +216,16 @@ def test_those_that_have_been_given_up_are_not_in_the_batch(
     port.page[CANCELLED] = ids[0]
     found = answers(port, 2)
     assert found[ids[0]].status == "cancelled" and found[ids[1]] == 2
+
+
+def test_a_batch_that_is_full_while_the_loop_stands_still_stops_nothing_later(port: Port) -> None:
+    """They arrive in one piece, at a worker that has nothing to do."""
+    calls = [("doubles", b"[1]"), ("doubles", b"[2]"), ("doubles", b"[3]"), ("returns_a_coroutine", b"[]")]
+    for round in range(0, 400, 4):
+        frames = [
+            _wire.encode(_wire.CALL, round + number, 0, handler.encode(), arguments)
+            for number, (handler, arguments) in enumerate(calls, start=1)
+        ]
+        port.socket.sendall(b"".join(frames))
+        found = answers(port, 4)
+        assert list(dict(sorted(found.items())).values()) == [2, 4, 6, "slept"]
