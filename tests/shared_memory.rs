@@ -6,7 +6,7 @@ mod common;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use common::{LIMIT, eventually, finish, kill, pids, pool, whole, within};
+use common::{LIMIT, eventually, finish, pids, pool, whole, within};
 use futures::future::join_all;
 use snakepen::{Buffer, Ended, Error, Pool};
 use tokio::sync::Mutex;
@@ -102,6 +102,12 @@ async fn a_process_that_a_handler_has_forked_keeps_its_arguments() {
     finish(pool).await;
 }
 
+/// The pool may not have noticed yet that it is gone.
+fn kill_if_there(pid: i32) {
+    let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).output();
+    killed.expect("kill runs");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_death_in_the_middle_frees_all_of_it() {
     let _alone = ALONE.lock().await;
@@ -128,9 +134,7 @@ async fn a_death_in_the_middle_frees_all_of_it() {
             async move { pool.call::<Buffer>("echo", (large,)).await.map(|found| found.len()) }
         });
         tokio::time::sleep(Duration::from_millis(pause.into())).await;
-        for pid in pids(&pool) {
-            kill(pid, 9);
-        }
+        pids(&pool).into_iter().for_each(kill_if_there);
         match within(LIMIT, "a call that is killed", call).await.unwrap() {
             Ok(length) => assert_eq!(length, 32 << 20),
             Err(Error::WorkerDied(_)) => {}
@@ -140,7 +144,7 @@ async fn a_death_in_the_middle_frees_all_of_it() {
     }
     // A call that had not begun was given to another worker, which has its segments now. These two serve nobody.
     let last = pids(&pool);
-    last.iter().for_each(|&pid| kill(pid, 9));
+    last.iter().copied().for_each(kill_if_there);
     let replaced = || pids(&pool).len() == 2 && pids(&pool).iter().all(|pid| !last.contains(pid));
     eventually("the workers are replaced", replaced).await;
     eventually("the segments of the dead are gone", || host_segments() == 0).await;
