@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -581,7 +582,8 @@ def test_an_item_of_an_input_that_there_is_none_of_breaks_the_protocol(worker: W
     port = worker(INPUTS)
     id = start(port, "total", flags=0, inputs="\0\0numbers")
     wish(port, id)
-    give(port, id, 1, name="letters")
+    with contextlib.suppress(BrokenPipeError):  # it may have left before all is sent
+        give(port, id, 1, name="letters")
     assert port.at_end()
     wait_gone(port.pidfd)
 
