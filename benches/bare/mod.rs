@@ -170,9 +170,11 @@ impl Launcher {
         let spawn = json!({
             "op": "spawn", "token": slot, "slot": slot, "epoch": 1, "worker": format!("bare/worker/{slot}"),
         });
-        let lane = dump.as_fd(); // nothing comes through it
-        let fds =
-            [theirs.as_fd(), output.as_fd(), output.as_fd(), dump.as_fd(), page.as_fd(), lane];
+        // Nothing comes through it.
+        let (_, lane) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let fds = [&theirs, &output, &output].map(AsFd::as_fd);
+        let fds = [fds[0], fds[1], fds[2], dump.as_fd(), page.as_fd(), lane.as_fd()];
         self.send(&spawn, &fds)?;
         self.expect("spawned")?;
         Ok(ours)
