@@ -127,7 +127,7 @@ impl Builder {
                 health_interval: Duration::from_secs(30),
                 health_timeout: Duration::from_secs(5),
                 max_frame: 256 << 20,
-                shared_memory: Some(64 << 10),
+                shared_memory: Some(256 << 10),
                 cancel_grace: Duration::from_secs(1),
             },
             reuse_after_cancel: false,
@@ -405,7 +405,7 @@ impl Builder {
     }
 
     /// Buffers and arrays of at least so many bytes go through memory that the host and the worker share; `None`: none do.
-    /// Default: 64 KiB, from where on it is faster than the socket.
+    /// Default: 256 KiB; below it the socket was as fast or faster (`benches/arrays.rs`, the echo of an array).
     ///
     /// Each worker has one piece of it for arguments and one for results, which grow with what goes through them, to
     /// [`max_frame`](Builder::max_frame) at most, and are there until the worker ends. Nothing is left of them in any file

@@ -54,7 +54,7 @@ async fn in_the_steady_state_one_segment_each_way_is_used_again_and_again() {
 async fn segments_grow_with_what_goes_through_them() {
     let _alone = ALONE.lock().await;
     let pool = pool("shared.py").workers(1).start().await.unwrap();
-    for size in [100_000, 1 << 20, 5_000_001, 100_000, 33 << 20, 64 << 10, (64 << 10) - 1, 0] {
+    for size in [300_000, 1 << 20, 5_000_001, 300_000, 33 << 20, 256 << 10, (256 << 10) - 1, 0] {
         let buffer = Buffer::from((0..size).map(|n| (n % 251) as u8).collect::<Vec<_>>());
         echoes(&pool, "echo", &buffer).await;
         let pair = (&buffer, Buffer::from(vec![7; 10]), &buffer);

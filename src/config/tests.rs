@@ -195,7 +195,7 @@ fn the_launcher_is_told_everything() {
         "concurrency": 1,
             "reuse_after_cancel": false,
         "max_frame": 4096,
-        "shared_memory": 65536,
+        "shared_memory": 262144,
         "cgroup": {"directory": "/cgroups/demo", "memory": 1 << 30},
     });
     assert_eq!(told, expected);

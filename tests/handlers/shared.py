@@ -176,7 +176,7 @@ def lie(how: str) -> Any:
         raise AssertionError(how)
 
     lane.place = place
-    return bytes(100_000)
+    return bytes(300_000)
 
 
 @snakepen.handler
