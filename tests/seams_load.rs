@@ -30,7 +30,7 @@ async fn one(pool: &Pool, random: &mut fastrand::Rng) -> Result<(), Error> {
             let count = random.usize(..200);
             let leave = random.usize(..400);
             let handler = ["items", "plain_items"][usize::from(kind)];
-            let size = [0, 0, 10, 100_000][random.usize(..4)];
+            let size = [0, 0, 10, 300_000][random.usize(..4)];
             if size == 0 {
                 let mut items = pool.stream::<usize>(handler, (count, size)).timeout(timeout);
                 let mut next = 0;

@@ -40,7 +40,7 @@ pub(crate) fn array(pattern: &Bytes, nonce: u64, index: u64, size: usize) -> Arr
 
 /// A size of any order of magnitude, zero included; as often around the least that goes through shared memory.
 pub(crate) fn size(rng: &mut Rng, largest: usize) -> usize {
-    const SHARED: usize = 64 << 10;
+    const SHARED: usize = 256 << 10;
     let magnitude = rng.u32(1..=21);
     let size = match rng.u8(..8) {
         0 => rng.usize(SHARED - 2..=SHARED + 2),
