@@ -66,8 +66,8 @@ def no_list(numbers: list[int]) -> Any:
 @snakepen.handler(batch=3, wait_ms=1000)
 def until_there(paths: list[str]) -> list[int]:
     """At work until the first path is there."""
-    Path(paths[0] + ".started").touch()
     try:
+        Path(paths[0] + ".started").touch()
         while not Path(paths[0]).exists():
             time.sleep(0.001)
     finally:

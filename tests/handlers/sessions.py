@@ -142,9 +142,9 @@ def life() -> list[Any]:
 
 @snakepen.handler
 def hold(path: str, gate: str) -> None:
-    with open(path, "a") as log:
-        log.write(f"begin {os.getpid()}\n")
     try:
+        with open(path, "a") as log:
+            log.write(f"begin {os.getpid()}\n")
         with open(gate) as pipe:
             pipe.read()
     finally:
@@ -234,9 +234,9 @@ def at_exit() -> None:
 @snakepen.handler
 def slow_update(started: str, ended: str) -> None:
     def change(_old: Any) -> None:
-        with open(started, "w"):
-            pass
         try:
+            with open(started, "w"):
+                pass
             time.sleep(1000)
         finally:
             with open(ended, "w"):
@@ -248,9 +248,9 @@ def slow_update(started: str, ended: str) -> None:
 @snakepen.handler
 def slow_build(started: str, ended: str) -> None:
     def build(_program: snakepen.Program) -> None:
-        with open(started, "w"):
-            pass
         try:
+            with open(started, "w"):
+                pass
             time.sleep(1000)
         finally:
             with open(ended, "w"):
