@@ -16,6 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::autoscale::Load;
 use crate::error::{Error, Stage, StartError};
 use crate::port::Command;
+use crate::scheduler::{Kept, Wish};
 use crate::stats::{Failures, WorkerState};
 
 /// The longest duration that the histograms tell apart, in µs: an hour.
@@ -30,8 +31,8 @@ pub(crate) struct SlotView {
     pub(crate) epoch: u64,
     /// Set while its worker can take calls or is running one.
     pub(crate) link: Option<Link>,
-    /// The ids and the deadlines of the calls that it holds.
-    pub(crate) running: Vec<(u64, Instant)>,
+    /// The calls that it holds.
+    pub(crate) running: Vec<Kept>,
     /// Why its last start failed, until one succeeds.
     pub(crate) broken: Option<Arc<StartError>>,
 }
@@ -113,10 +114,18 @@ struct Slot {
 /// A call that a worker has.
 #[derive(Debug)]
 struct Running {
-    id: u64,
-    deadline: Instant,
+    kept: Kept,
+    /// It was written ahead, and is queued.
+    ahead: bool,
     /// It has been answered, and its handler has not ended.
     cancelling: bool,
+}
+
+impl Running {
+    fn new(id: u64, deadline: Instant, wish: &Wish, ahead: bool) -> Self {
+        let kept = Kept { id, deadline, alone: wish.alone, short: wish.ahead > 0 };
+        Self { kept, ahead, cancelling: false }
+    }
 }
 
 impl Board {
@@ -169,16 +178,34 @@ impl Board {
     }
 
     /// A queued call was given to the worker of a slot.
-    pub(crate) fn assign(&self, held: Held, deadline: Instant, waited: Duration) {
+    pub(crate) fn assign(&self, held: Held, deadline: Instant, wish: &Wish, waited: Duration) {
         let mut inner = self.lock();
         inner.queued -= 1;
         inner.busy += 1;
         inner.queue_time.saturating_record(micros(waited));
         let slot = &mut inner.slots[held.slot];
-        if slot.epoch == held.epoch {
-            slot.state = WorkerState::Busy;
-            slot.running.push(Running { id: held.id, deadline, cancelling: false });
+        if slot.epoch != held.epoch {
+            return;
         }
+        slot.state = WorkerState::Busy;
+        match slot.running.iter_mut().find(|running| running.kept.id == held.id) {
+            Some(running) => running.ahead = false,
+            None => slot.running.push(Running::new(held.id, deadline, wish, false)),
+        }
+    }
+
+    /// A queued call was written ahead to the worker of a slot. It stays queued.
+    pub(crate) fn write_ahead(&self, held: Held, deadline: Instant, wish: &Wish) {
+        self.with(held.slot, held.epoch, |slot| {
+            slot.running.push(Running::new(held.id, deadline, wish, true));
+        });
+    }
+
+    /// A call that was written ahead is with no worker any more.
+    pub(crate) fn withdraw(&self, held: Held) {
+        self.with(held.slot, held.epoch, |slot| {
+            slot.running.retain(|running| running.kept.id != held.id);
+        });
     }
 
     /// A call that was given to a worker goes back to the queue.
@@ -404,7 +431,8 @@ impl Inner {
 
     fn holds(&self, held: &Held) -> bool {
         self.in_use().get(held.slot).is_some_and(|slot| {
-            slot.epoch == held.epoch && slot.running.iter().any(|running| running.id == held.id)
+            slot.epoch == held.epoch
+                && slot.running.iter().any(|running| running.kept.id == held.id)
         })
     }
 
@@ -418,7 +446,7 @@ impl Inner {
         if slot.epoch != held.epoch {
             return;
         }
-        let Some(at) = slot.running.iter().position(|running| running.id == held.id) else {
+        let Some(at) = slot.running.iter().position(|running| running.kept.id == held.id) else {
             return;
         };
         // One that is being cancelled is not free yet, whoever takes over the queue.
@@ -427,11 +455,11 @@ impl Inner {
         } else {
             slot.running.swap_remove(at);
         }
-        let others = slot.running.iter().any(|running| !running.cancelling);
+        let others = slot.running.iter().any(|running| !running.cancelling && !running.ahead);
         // A slot that is going down already stays on its way.
         slot.state = match (slot.link.is_some(), slot.pid.is_some()) {
             _ if others => WorkerState::Busy,
-            (true, _) if !slot.running.is_empty() => WorkerState::Cancelling,
+            (true, _) if slot.running.iter().any(|it| it.cancelling) => WorkerState::Cancelling,
             (true, _) => after,
             (false, true) => WorkerState::Stopping,
             (false, false) => WorkerState::Down,

@@ -14,7 +14,7 @@ use crate::board::{Board, Link};
 use crate::error::{Error, StartError};
 use crate::port::Command;
 use crate::request::{Request, Why};
-use crate::scheduler::{Assignment, Place, Removed, Scheduler};
+use crate::scheduler::{Assignment, Kept, Place, Removed, Scheduler};
 use crate::stats::WorkerState;
 
 #[derive(Debug)]
@@ -127,6 +127,26 @@ impl Dispatcher {
         open.submitted()
     }
 
+    /// A request that was written ahead comes back, as what is before it takes its time; it is the next to run, and no more
+    /// written ahead.
+    pub(crate) fn withdraw(&self, board: &Board, request: Box<Request>) -> Submitted {
+        let mut guard = self.lock();
+        let Some(open) = guard.as_mut() else {
+            return Submitted::Closed(request);
+        };
+        let now = Instant::now();
+        let slot = open.scheduler.withdraw(request.ticket.id);
+        if let Some(request) = open.accept(board, request, now) {
+            let (id, deadline, wish) = (request.ticket.id, request.ticket.deadline, request.wish);
+            let assigned = open.scheduler.resubmit(id, deadline, wish, now, request);
+            open.dispatch(assigned, now);
+        }
+        if let Some(slot) = slot {
+            open.fill(slot, now);
+        }
+        open.submitted()
+    }
+
     /// A request is given up. Returns whether it is known here: one that runs may not be, before the board is read.
     pub(crate) fn cancel(&self, id: u64, why: Why) -> bool {
         let known = self.open(|open| match open.scheduler.cancel(id) {
@@ -156,8 +176,8 @@ impl Dispatcher {
             let now = Instant::now();
             open.expire(now);
             let next = open.scheduler.idle(slot, epoch, id, now);
-            let Assignment { mut request, .. } = open.allowed(next, now)?;
-            request.ticket.assign(slot, epoch, now);
+            let Assignment { mut request, ahead, .. } = open.allowed(next, now)?;
+            request.assign(slot, epoch, ahead, now);
             if open.scheduler.takes_more(slot) {
                 open.fill(slot, now);
             }
@@ -301,10 +321,10 @@ impl Open {
     /// Counts a request as a worker's, and says how to send it there.
     fn assign(
         &self,
-        Assignment { slot, epoch, mut request }: Assignment<Box<Request>>,
+        Assignment { slot, epoch, ahead, mut request }: Assignment<Box<Request>>,
         now: Instant,
     ) -> (Option<Link>, Command) {
-        request.ticket.assign(slot, epoch, now);
+        request.assign(slot, epoch, ahead, now);
         let link = self.links[slot].as_ref().filter(|(held, _)| *held == epoch);
         (link.map(|(_, link)| link.clone()), Command::Run(request))
     }
@@ -317,10 +337,10 @@ impl Open {
         now: Instant,
     ) -> Option<Assignment<Box<Request>>> {
         loop {
-            let Assignment { slot, epoch, request } = next?;
+            let Assignment { slot, epoch, ahead, request } = next?;
             let id = request.ticket.id;
             if let Some(request) = request.unless_circuit_open(now) {
-                return Some(Assignment { slot, epoch, request });
+                return Some(Assignment { slot, epoch, ahead, request });
             }
             next = self.scheduler.idle(slot, epoch, id, now);
         }
@@ -357,14 +377,7 @@ impl Open {
         }
     }
 
-    fn up(
-        &mut self,
-        slot: usize,
-        epoch: u64,
-        link: Link,
-        running: &[(u64, Instant)],
-        now: Instant,
-    ) {
+    fn up(&mut self, slot: usize, epoch: u64, link: Link, running: &[Kept], now: Instant) {
         // The board knows more than this one, which is about to read it; or the worker is to leave.
         if slot >= self.links.len() || (self.scheduler.is_closed(slot) && running.is_empty()) {
             return;

@@ -58,6 +58,11 @@ impl CallerSide {
         (PortSide { stream, wants, progress: self.progress.clone() }, wanted)
     }
 
+    /// Whether nothing goes to and fro beside the call and its answer.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.items.is_none() && self.inputs.is_empty() && self.progress.is_none()
+    }
+
     /// Whether another try would repeat what cannot be taken back: items that were seen, inputs that were read.
     pub(crate) fn is_used(&self) -> bool {
         self.began.load(Ordering::Acquire) || self.inputs.were_read()

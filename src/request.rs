@@ -82,6 +82,27 @@ impl Request {
         self.ticket.handler()
     }
 
+    /// The call is given to a worker: to be run now or, if it is written ahead, after what that has.
+    pub(crate) fn assign(&mut self, slot: usize, epoch: u64, ahead: bool, now: Instant) {
+        let Self { ticket, wish, .. } = self;
+        let held = Held { slot, epoch, id: ticket.id };
+        if ahead {
+            ticket.shared.board.write_ahead(held, ticket.deadline, wish);
+            ticket.place = Place::Ahead(held);
+        } else {
+            ticket.assign(held, wish, now);
+        }
+        ticket.shared.breaker.begins(ticket.handler(), ticket.id, now);
+    }
+
+    /// What was written ahead begins.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        if let Place::Ahead(held) = self.ticket.place {
+            self.ticket.assign(held, &self.wish, now);
+        }
+        self.side.begin(now);
+    }
+
     /// When its time runs out, or that of its next item.
     pub(crate) fn due(&self) -> Instant {
         let item = self.side.item_due().map(|(at, _)| at);
@@ -173,7 +194,7 @@ impl Request {
         let Ticket { ref place, submitted, timeout, .. } = self.ticket;
         let handler = self.handler().to_owned();
         let stage = match place {
-            Place::Queue => Stage::Queue,
+            Place::Queue | Place::Ahead(_) => Stage::Queue,
             Place::Worker { .. } => Stage::Run,
         };
         let elapsed = now.saturating_duration_since(submitted);
@@ -208,7 +229,12 @@ pub(crate) fn handler_of(frame: &[u8]) -> &str {
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Queue,
-    Worker { held: Held, since: Instant },
+    /// Written ahead to a worker, and queued all the same.
+    Ahead(Held),
+    Worker {
+        held: Held,
+        since: Instant,
+    },
 }
 
 /// The place of a call in the pool's sums, and the way to its caller.
@@ -257,21 +283,21 @@ impl Ticket {
     }
 
     /// The call is given to a worker.
-    pub(crate) fn assign(&mut self, slot: usize, epoch: u64, now: Instant) {
-        let held = Held { slot, epoch, id: self.id };
+    fn assign(&mut self, held: Held, wish: &Wish, now: Instant) {
         let waited = now.saturating_duration_since(self.submitted);
-        self.shared.board.assign(held, self.deadline, waited);
-        self.shared.breaker.begins(self.handler(), self.id, now);
+        self.shared.board.assign(held, self.deadline, wish, waited);
         self.place = Place::Worker { held, since: now };
     }
 
     /// The call goes back to the queue; `after` is what its worker is then.
     pub(crate) fn unassign(&mut self, after: WorkerState) {
-        if let Place::Worker { held, .. } = std::mem::replace(&mut self.place, Place::Queue) {
-            self.shared.board.unassign(held, after);
-            // It has not started.
-            self.judge(Verdict::Unknown, Instant::now());
+        match std::mem::replace(&mut self.place, Place::Queue) {
+            Place::Queue => return,
+            Place::Ahead(held) => self.shared.board.withdraw(held),
+            Place::Worker { held, .. } => self.shared.board.unassign(held, after),
         }
+        // It has not started.
+        self.judge(Verdict::Unknown, Instant::now());
     }
 
     /// Tells the handler's circuit how a call has ended that a worker had.
@@ -296,12 +322,17 @@ impl Ticket {
         self.submitted.elapsed()
     }
 
-    /// The slot and incarnation that it is with.
+    /// The slot and incarnation that it is with; not of one that was written ahead.
     pub(crate) fn held(&self) -> Option<Held> {
         match self.place {
-            Place::Queue => None,
+            Place::Queue | Place::Ahead(_) => None,
             Place::Worker { held, .. } => Some(held),
         }
+    }
+
+    /// Whether it was written ahead, and has not begun.
+    pub(crate) fn is_ahead(&self) -> bool {
+        matches!(self.place, Place::Ahead(_))
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {
@@ -338,16 +369,18 @@ impl Ticket {
     fn lost(&self) -> Error {
         let config = &self.shared.config;
         match self.place {
-            Place::Worker { held, .. } => Error::WorkerDied(Arc::new(WorkerDeath {
-                worker: config.worker_name(held.slot),
-                pid: self.shared.board.pid(held.slot, held.epoch).unwrap_or_default(),
-                handler: self.handler().to_owned(),
-                exit: Exit::Unknown,
-                ended: Ended::Stopped,
-                started: true,
-                stderr: String::new(),
-                python_stack: String::new(),
-            })),
+            Place::Ahead(held) | Place::Worker { held, .. } => {
+                Error::WorkerDied(Arc::new(WorkerDeath {
+                    worker: config.worker_name(held.slot),
+                    pid: self.shared.board.pid(held.slot, held.epoch).unwrap_or_default(),
+                    handler: self.handler().to_owned(),
+                    exit: Exit::Unknown,
+                    ended: Ended::Stopped,
+                    started: true,
+                    stderr: String::new(),
+                    python_stack: String::new(),
+                }))
+            }
             Place::Queue if self.shared.is_closed() => Error::Closed { pool: config.name.clone() },
             Place::Queue => Error::Restarted { pool: config.name.clone() },
         }
@@ -356,6 +389,11 @@ impl Ticket {
     fn count(&self, outcome: Outcome<'_>, after: WorkerState) {
         match self.place {
             Place::Queue => self.shared.board.ended_queued(outcome),
+            Place::Ahead(held) => {
+                self.judge(Verdict::Unknown, Instant::now());
+                self.shared.board.withdraw(held);
+                self.shared.board.ended_queued(outcome);
+            }
             Place::Worker { held, since } => {
                 let now = Instant::now();
                 // First: whoever finds the call counted finds its circuit open.

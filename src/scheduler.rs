@@ -11,6 +11,9 @@
 //! and may be joined for a time, by those of the highest priority first; that is nobody's turn, as it keeps no seat from
 //! anyone.
 //!
+//! Where every seat is taken, a request that is *short* may be written ahead: given to a worker that is at work, to be run
+//! when that has ended, if all that the worker has is short and if nothing waits that would come before it.
+//!
 //! Invariant: while a worker has a seat for it, or a batch that it may join, nothing that it could run is queued.
 //!
 //! Each operation is O(log n) in the number of requests, for their deadlines, and O(1) in all else, where what is bounded
@@ -84,6 +87,8 @@ impl Hasher for NumberHasher {
 pub(crate) struct Assignment<R> {
     pub(crate) slot: usize,
     pub(crate) epoch: u64,
+    /// It is written ahead.
+    pub(crate) ahead: bool,
     pub(crate) request: R,
 }
 
@@ -111,8 +116,19 @@ struct Held {
     id: Id,
     deadline: Instant,
     alone: bool,
+    short: bool,
     /// Those of one batch have the same.
     seat: u64,
+}
+
+/// What is known of a request that a worker has, by whoever takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) id: Id,
+    pub(crate) deadline: Instant,
+    /// As its [`Wish`] says.
+    pub(crate) alone: bool,
+    pub(crate) short: bool,
 }
 
 /// The most requests that a worker has, batches included.
@@ -131,10 +147,14 @@ struct Slot {
     taken: usize,
     /// How many of `held` run alone.
     alone: usize,
+    /// How many of `held` are short.
+    short: usize,
     /// The batches that more may join, one of a kind; none unless it takes requests.
     gathering: Vec<Gathering>,
     /// Where it stands in [`Scheduler::free`].
     free: Option<usize>,
+    /// Where it stands in [`Scheduler::room`].
+    room: Option<usize>,
     /// Requests for this slot alone.
     queues: Queues,
     turns: Turns,
@@ -145,6 +165,7 @@ struct Slot {
 impl Slot {
     fn hold(&mut self, held: Held) {
         self.alone += usize::from(held.alone);
+        self.short += usize::from(held.short);
         self.held.push(held);
     }
 
@@ -153,6 +174,7 @@ impl Slot {
         let at = self.held.iter().position(|held| held.id == id)?;
         let released = self.held.swap_remove(at);
         self.alone -= usize::from(released.alone);
+        self.short -= usize::from(released.short);
         if !self.held.iter().any(|other| other.seat == released.seat) {
             self.taken -= 1;
         }
@@ -180,6 +202,8 @@ pub(crate) struct Scheduler<R> {
     max_held: usize,
     /// The workers with a free seat.
     free: Free,
+    /// The workers without one that requests may be written ahead to, by how many they have.
+    room: Free,
     broken: usize,
     /// Requests for any slot.
     queues: Queues,
@@ -201,6 +225,7 @@ impl<R> Scheduler<R> {
             seats,
             max_held: MAX_HELD,
             free: Free::default(),
+            room: Free::default(),
             broken: 0,
             queues: Queues::default(),
             queued: HashMap::default(),
@@ -229,8 +254,15 @@ impl<R> Scheduler<R> {
         self.add(id, Queued { request, deadline, wish, order }, now)
     }
 
-    /// A request that was assigned, and certainly not started, comes back, as its worker takes no more; it is the next of
-    /// its priority to run.
+    /// A request that was written ahead is its worker's no more, which goes on: to be submitted again. Returns the slot.
+    pub(crate) fn withdraw(&mut self, id: Id) -> Option<usize> {
+        let slot = self.release(id)?;
+        self.close_empty(slot);
+        Some(slot)
+    }
+
+    /// A request that was assigned, and certainly not started, comes back; it is the next of its priority to run. A worker
+    /// that still has it takes no more.
     pub(crate) fn resubmit(
         &mut self,
         id: Id,
@@ -320,7 +352,7 @@ impl<R> Scheduler<R> {
 
     /// The worker of a slot takes calls from now on; `running` is what it holds already, where this scheduler
     /// takes over from an earlier one. What it takes now, [`Scheduler::fill`] says.
-    pub(crate) fn up(&mut self, slot: usize, epoch: u64, running: &[(Id, Instant)]) -> bool {
+    pub(crate) fn up(&mut self, slot: usize, epoch: u64, running: &[Kept]) -> bool {
         let closed = self.is_closed(slot) && running.is_empty();
         if closed || epoch <= self.slots[slot].epoch {
             return false;
@@ -328,13 +360,13 @@ impl<R> Scheduler<R> {
         self.vacate(slot);
         self.set_broken(slot, false);
         self.slots[slot].epoch = epoch;
-        for &(id, deadline) in running {
+        for &Kept { id, deadline, alone, short } in running {
             self.running.insert(id, slot);
             self.deadlines.insert((deadline, id));
             let seat = self.next_seat;
             self.next_seat += 1;
             let state = &mut self.slots[slot];
-            state.hold(Held { id, deadline, alone: false, seat });
+            state.hold(Held { id, deadline, alone, short, seat });
             state.taken += 1;
         }
         self.change(slot, |slot| slot.up = true);
@@ -353,17 +385,17 @@ impl<R> Scheduler<R> {
             return None;
         }
         self.release(id);
-        if self.is_closed(slot) {
-            // It leaves, now or when it has ended the others.
-            self.change(slot, |slot| slot.up &= !slot.held.is_empty());
-        }
+        self.close_empty(slot);
         self.fill(slot, now)
     }
 
-    /// Whether the slot's worker may take more than it has just been given: others that join a batch, or that have waited for
-    /// one that ran alone. [`Scheduler::fill`] says.
+    /// Whether the slot's worker may take more than it has just been given: others that join a batch, that have waited for
+    /// one that ran alone, or that are written ahead. [`Scheduler::fill`] says.
     pub(crate) fn takes_more(&self, slot: usize) -> bool {
-        !self.slots[slot].gathering.is_empty() || (self.seats > 1 && self.has_seat(slot))
+        let state = &self.slots[slot];
+        !state.gathering.is_empty()
+            || state.room.is_some()
+            || (self.seats > 1 && self.has_seat(slot))
     }
 
     /// The worker takes no more calls.
@@ -373,19 +405,19 @@ impl<R> Scheduler<R> {
         }
     }
 
-    /// The next request that the slot's worker takes now, if it has a seat for one: the oldest that it may run, of the
-    /// priority whose turn it is; before that, one that joins the batch that is gathered there.
+    /// The next request that the slot's worker takes now, if it has a seat for one or that may be written ahead: the oldest
+    /// that it may run, of the priority whose turn it is; before that, one that joins the batch that is gathered there.
     pub(crate) fn fill(&mut self, slot: usize, now: Instant) -> Option<Assignment<R>> {
         if !self.slots[slot].gathering.is_empty()
             && let Some(next) = self.fill_batch(slot, now)
         {
             return Some(next);
         }
-        if self.slots[slot].free.is_none() || self.queued.is_empty() {
+        let Self { slots, queues, queued, seats, .. } = self;
+        let state = &mut slots[slot];
+        if (state.free.is_none() && state.room.is_none()) || queued.is_empty() {
             return None;
         }
-        let Self { slots, queues, queued, .. } = self;
-        let state = &mut slots[slot];
         // By rank of priority, the oldest.
         let mut oldest: [Option<(i64, Id)>; Priority::COUNT] = [None; _];
         for queues in [&mut state.queues, queues] {
@@ -395,8 +427,14 @@ impl<R> Scheduler<R> {
                 }
             }
         }
-        let next = state.turns.next(oldest.map(|head| head.is_some()))?;
+        let waiting = oldest.map(|head| head.is_some());
+        let next = state.turns.next(waiting)?;
         let (_, id) = oldest[next]?;
+        if state.free.is_none() {
+            let wish = queued.get(&id)?.wish;
+            state.room.filter(|&held| wish.may_be_ahead(held, *seats))?;
+        }
+        state.turns.pass(waiting);
         let queued = self.take(id)?;
         Some(self.assign(slot, id, queued, now))
     }
@@ -481,13 +519,31 @@ impl<R> Scheduler<R> {
                 return Some(Found::Seat(slot));
             }
         }
-        if wish.place.bound().is_some() {
+        if wish.place.bound().is_none() {
+            if let Some(slot) = self.gathers_anywhere(wish, now) {
+                return Some(Found::Batch(slot));
+            }
+            if let Some(slot) = self.free.first() {
+                return Some(Found::Seat(slot));
+            }
+        }
+        self.find_ahead(wish).map(Found::Seat)
+    }
+
+    /// Where a request may be written ahead, behind as few as possible: not before any that waits.
+    fn find_ahead(&mut self, wish: &Wish) -> Option<usize> {
+        if wish.ahead == 0 {
             return None;
         }
-        if let Some(slot) = self.gathers_anywhere(wish, now) {
-            return Some(Found::Batch(slot));
-        }
-        self.free.first().map(Found::Seat)
+        let slot = match wish.place {
+            Place::Anywhere | Place::Preferred(_) => self.room.first()?,
+            Place::Only(slot) => slot,
+            Place::Now(_) => return None,
+        };
+        let Self { slots, queues, seats, .. } = self;
+        let state = slots.get(slot)?;
+        let none_waits = queues.iter().chain(&state.queues).all(Line::is_empty);
+        (none_waits && wish.may_be_ahead(state.room?, *seats)).then_some(slot)
     }
 
     /// Changes a slot, and with it whether it is free.
@@ -495,11 +551,21 @@ impl<R> Scheduler<R> {
         let closed = self.is_closed(number);
         let slot = &mut self.slots[number];
         change(slot);
-        let takes = slot.up && !closed && slot.held.len() < self.max_held;
+        let held = slot.held.len();
+        let takes = slot.up && !closed && held < self.max_held;
         let free = takes && slot.taken < self.seats && slot.alone == 0;
         self.free.set(number, &mut slot.free, free.then_some(slot.taken));
+        let room = takes && !free && slot.short == held;
+        self.room.set(number, &mut slot.room, room.then_some(held));
         if !takes && !slot.gathering.is_empty() {
             self.close_batches(number, |_| true);
+        }
+    }
+
+    /// The worker of a closed slot leaves, now or when it has ended what it holds.
+    fn close_empty(&mut self, slot: usize) {
+        if self.is_closed(slot) {
+            self.change(slot, |slot| slot.up &= !slot.held.is_empty());
         }
     }
 
@@ -508,8 +574,10 @@ impl<R> Scheduler<R> {
         let seat = self.next_seat;
         self.next_seat += 1;
         let wish = queued.wish;
+        let ahead = self.slots[slot].free.is_none();
         self.running.insert(id, slot);
-        let held = Held { id, deadline: queued.deadline, alone: wish.alone, seat };
+        let deadline = queued.deadline;
+        let held = Held { id, deadline, alone: wish.alone, short: wish.ahead > 0, seat };
         self.change(slot, |slot| {
             slot.hold(held);
             slot.taken += 1;
@@ -521,7 +589,7 @@ impl<R> Scheduler<R> {
         if let Some(gathering) = Gathering::open(&wish, seat, now) {
             self.gather(slot, gathering);
         }
-        Assignment { slot, epoch: self.slots[slot].epoch, request: queued.request }
+        Assignment { slot, epoch: self.slots[slot].epoch, ahead, request: queued.request }
     }
 
     /// The slot's worker does not have the request any more; returns the slot.
@@ -542,7 +610,7 @@ impl<R> Scheduler<R> {
         self.change(slot, |slot| {
             held = std::mem::take(&mut slot.held);
             slot.up = false;
-            (slot.taken, slot.alone) = (0, 0);
+            (slot.taken, slot.alone, slot.short) = (0, 0, 0);
         });
         for Held { id, deadline, .. } in held {
             self.running.remove(&id);

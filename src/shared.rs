@@ -91,7 +91,7 @@ impl Shared {
             cgroup,
             board: Board::new(config.workers, config.limits.concurrency),
             breaker: Breaker::new(config.limits.circuit_threshold, config.limits.circuit_cool_down),
-            kinds: Kinds::new(config.limits.concurrency > 1),
+            kinds: Kinds::new(&config.limits),
             config,
             sessions,
             turns: Turns::default(),
@@ -137,6 +137,17 @@ impl Shared {
             PoolCell::Starting | PoolCell::Closed => Err(request),
         };
         // Only now that the cell is free again: nothing else may be answered for under its lock.
+        drop(lost);
+    }
+
+    /// Gives a request that was written ahead back to the queue; as above.
+    pub(crate) fn withdraw(&self, request: Box<Request>) {
+        let lost = match &*self.cell.borrow() {
+            PoolCell::Up(pool) | PoolCell::Draining(pool) => {
+                self.settled(pool, pool.dispatcher.withdraw(&self.board, request))
+            }
+            PoolCell::Starting | PoolCell::Closed => Err(request),
+        };
         drop(lost);
     }
 

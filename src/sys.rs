@@ -6,6 +6,7 @@ compile_error!("snakepen runs on Linux only: it needs pidfd, memfd, PDEATHSIG an
 mod cgroup;
 mod proc;
 mod segment;
+mod status;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,7 +18,6 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -28,6 +28,7 @@ use rustix::pipe::PipeFlags;
 pub(crate) use cgroup::{Killed, PoolCgroup, WorkerCgroup};
 pub(crate) use proc::{open_files, usage};
 pub(crate) use segment::Segment;
+pub(crate) use status::StatusPage;
 
 /// Wanted size of a port's socket buffers in bytes; the kernel caps it at `net.core.wmem_max`.
 /// 1 MiB there and back takes 811 µs with the kernel's default and 312 µs with 4 MiB.
@@ -135,115 +136,6 @@ pub(crate) fn receive_message(
         .flatten()
         .collect();
     Ok((received.bytes, fds))
-}
-
-// === Status page ===
-
-/// The page that a worker and the host share (`ARCHITECTURE.md`, Status page).
-///
-/// It is a memfd sealed against resizing. Rust reads it by `pread`, not through a mapping: no reference
-/// ever aliases memory that Python can write, and nothing Python does to the file can fault the host.
-#[derive(Debug)]
-pub(crate) struct StatusPage {
-    memory: OwnedFd,
-    /// What the places of calls that are to be cancelled hold; 0 for none.
-    cancelled: Vec<u64>,
-}
-
-impl StatusPage {
-    /// Size in bytes.
-    const SIZE: u64 = 8192;
-
-    /// The most calls that a worker holds: so many places there are for those that are to be cancelled, and, beside one for
-    /// plain handlers, for those that it has started.
-    pub(crate) const CALLS: usize = 256;
-
-    /// Where those places begin, in bytes.
-    const STARTED: u64 = 2040;
-    const CANCELLED: u64 = 4096;
-
-    pub(crate) fn new() -> io::Result<Self> {
-        let memory = rustix::fs::memfd_create(
-            "snakepen-status",
-            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-        )?;
-        rustix::fs::ftruncate(&memory, Self::SIZE)?;
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&memory, seals)?;
-        Ok(Self { memory, cancelled: Vec::new() })
-    }
-
-    /// Names a request that is to be cancelled.
-    pub(crate) fn cancel(&mut self, id: u64) -> io::Result<()> {
-        if self.cancelled.contains(&id) {
-            return Ok(());
-        }
-        let free = self.cancelled.iter().position(|&held| held == 0);
-        let place = free.unwrap_or_else(|| {
-            self.cancelled.push(0);
-            self.cancelled.len() - 1
-        });
-        if place >= Self::CALLS {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.cancelled[place] = id;
-        self.write(place, id)
-    }
-
-    /// A request is not to be cancelled any more.
-    pub(crate) fn cancelled(&mut self, id: u64) -> io::Result<()> {
-        let Some(place) = self.cancelled.iter().position(|&held| held == id) else {
-            return Ok(());
-        };
-        self.cancelled[place] = 0;
-        self.write(place, 0)
-    }
-
-    fn write(&self, place: usize, id: u64) -> io::Result<()> {
-        let at = Self::CANCELLED + 8 * place as u64;
-        let written = rustix::io::pwrite(&self.memory, &id.to_le_bytes(), at)?;
-        if written == 8 { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
-    }
-
-    fn word(&self, offset: u64) -> io::Result<u64> {
-        let mut word = [0_u8; 8];
-        let read = rustix::io::pread(&self.memory, &mut word, offset)?;
-        if read != word.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(u64::from_le_bytes(word))
-    }
-
-    /// The ids in the places of requests that Python has started; 0 where none was ever.
-    pub(crate) fn started(&self) -> io::Result<Vec<u64>> {
-        let mut words = [0_u8; 8 * (Self::CALLS + 1)];
-        let read = rustix::io::pread(&self.memory, &mut words, Self::STARTED)?;
-        if read != words.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let (ids, _) = words.as_chunks::<8>();
-        Ok(ids.iter().map(|&id| u64::from_le_bytes(id)).collect())
-    }
-
-    /// Says that the buffers of the result with this serial are copied out of their segment.
-    pub(crate) fn copied(&self, serial: u64) -> io::Result<()> {
-        // Not before they are.
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        let written = rustix::io::pwrite(&self.memory, &serial.to_le_bytes(), 512)?;
-        if written == 8 { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
-    }
-
-    /// The serial of the arguments that Python has given back last, and whether it has kept a view of them.
-    pub(crate) fn released(&self) -> io::Result<(u64, bool)> {
-        let word = self.word(520)?;
-        Ok((word >> 1, word & 1 == 1))
-    }
-}
-
-impl AsFd for StatusPage {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.memory.as_fd()
-    }
 }
 
 // === Processes ===

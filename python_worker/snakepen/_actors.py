@@ -48,6 +48,7 @@ def settle(connection: Connection, config: Config, path: str) -> State | None:
     # What the file has decorated besides is no method.
     _handlers.table.clear()
     _handlers.batches.clear()
+    _handlers.prefetch.clear()
     for name in methods:
         method = getattr(instance, name)
         _handlers.table[name] = method if state is None else state.keeping(name, method)

@@ -24,6 +24,7 @@ class Config:
         "max_frame",
         "paths",
         "pool",
+        "prefetch",
         "preload",
         "raw",
         "reuse_after_cancel",
@@ -42,6 +43,7 @@ class Config:
         self.max_frame: int = raw["max_frame"]
         self.log_level: int = raw["log_level"]
         self.concurrency: int = raw.get("concurrency", 1)
+        self.prefetch: int = raw.get("prefetch", 0)
         self.shared_memory: int | None = raw.get("shared_memory")
         self.reuse_after_cancel: bool = raw.get("reuse_after_cancel", False)
         cgroup = raw.get("cgroup")

@@ -18,6 +18,7 @@ MAX_NAME_BYTES = 255
 
 MAX_BATCH = 256
 MAX_WAIT_MS = 60_000
+MAX_PREFETCH = 64
 
 _CO_GENERATOR = 0x20
 _CO_COROUTINE = 0x80
@@ -27,6 +28,9 @@ table: dict[str, Callable[..., Any]] = {}
 
 batches: dict[str, tuple[int, float]] = {}
 """The handlers whose calls are gathered: how many, and for how many seconds from the first."""
+
+prefetch: dict[str, int] = {}
+"""How many calls are written ahead, of the handlers that say so."""
 
 writable: set[str] = set()
 """The handlers whose buffers and arrays they may write to."""
@@ -38,7 +42,12 @@ if TYPE_CHECKING:
     def handler(function: Function, /) -> Function: ...
     @overload
     def handler(
-        *, name: str | None = None, batch: int | None = None, wait_ms: float = 0, writable: bool = False
+        *,
+        name: str | None = None,
+        batch: int | None = None,
+        wait_ms: float = 0,
+        prefetch: int | None = None,
+        writable: bool = False,
     ) -> Callable[[Function], Function]: ...
 
 
@@ -49,6 +58,7 @@ def handler(
     name: str | None = None,
     batch: int | None = None,
     wait_ms: float = 0,
+    prefetch: int | None = None,
     writable: bool = False,
 ) -> Any:
     """Lets Rust call this function by its name, or by the one given.
@@ -64,21 +74,30 @@ def handler(
     several, or a dict if they are named. `wait_ms` is how long the first call of a batch waits for others (0 to 60 000;
     0 takes what is there). Each caller has a deadline of its own; the function is interrupted when none waits any more.
 
+    With `prefetch=8` (0 to 64) so many calls are written ahead to a worker that is at work, so that it goes on with the
+    next without a wake-up between: for functions that take microseconds. Without it the pool's own `prefetch` holds.
+
     Raises TypeError for what isn't a function, ValueError for a name that another function has, and for numbers out of
     these ranges.
     """
     if name is not None and not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"a handler's name is a str, not {type(name).__name__}")
     gathered = _batch(batch, wait_ms)
+    if prefetch is not None:
+        _check_number("prefetch", prefetch, (int,))
+        if not 0 <= prefetch <= MAX_PREFETCH:
+            raise ValueError(f"@snakepen.handler(prefetch=...) is 0 to {MAX_PREFETCH}, not {prefetch}")
+        if prefetch and gathered is not None:
+            raise ValueError("@snakepen.handler: calls that are gathered (batch=...) aren't written ahead (prefetch=...)")
     if function is None:
-        return lambda function: handler_of(function, name, gathered, writable)
-    return handler_of(function, name, gathered, writable)
+        return lambda function: handler_of(function, name, gathered, prefetch, writable)
+    return handler_of(function, name, gathered, prefetch, writable)
 
 
 def _batch(batch: Any, wait_ms: Any) -> tuple[int, float] | None:
-    for what, number, kinds in (("batch", batch, int), ("wait_ms", wait_ms, (int, float))):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, kinds)):
-            raise TypeError(f"@snakepen.handler({what}=...) is a number, not {type(number).__name__}")
+    for what, number, kinds in (("batch", batch, (int,)), ("wait_ms", wait_ms, (int, float))):
+        if number is not None:
+            _check_number(what, number, kinds)
     if batch is None:
         if wait_ms:
             raise ValueError("@snakepen.handler(wait_ms=...) goes with batch=..., the most calls that are gathered")
@@ -90,7 +109,18 @@ def _batch(batch: Any, wait_ms: Any) -> tuple[int, float] | None:
     return batch, wait_ms / 1000
 
 
-def handler_of(function: Any, name: str | None, batch: tuple[int, float] | None = None, writes: bool = False) -> Any:
+def _check_number(what: str, number: Any, kinds: tuple[type, ...]) -> None:
+    if isinstance(number, bool) or not isinstance(number, kinds):
+        raise TypeError(f"@snakepen.handler({what}=...) is a number, not {type(number).__name__}")
+
+
+def handler_of(
+    function: Any,
+    name: str | None,
+    batch: tuple[int, float] | None = None,
+    ahead: int | None = None,
+    writes: bool = False,
+) -> Any:
     if isinstance(function, type) or not callable(function):
         what = f"the class {function.__qualname__}" if isinstance(function, type) else f"{function!r:.80}"
         raise TypeError(f"@snakepen.handler decorates a function, not {what}")
@@ -104,6 +134,9 @@ def handler_of(function: Any, name: str | None, batch: tuple[int, float] | None 
     batches.pop(name, None)
     if batch is not None:
         batches[name] = batch
+    prefetch.pop(name, None)
+    if ahead is not None:
+        prefetch[name] = ahead
     (writable.add if writes else writable.discard)(name)
     return function
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from time import monotonic_ns
 
 from . import _codec, _directory, _errors, _handlers, _json, _stream, _wire
 from ._request import Request, running
@@ -48,6 +49,10 @@ class Server:
         cancellation.driver = _stream.drive.__code__
         self._handlers = _handlers.table
         self.event_loop: EventLoop | None = None
+        self.ahead = False
+        """Calls may be written ahead, and be taken back."""
+        self._spoilt = False
+        """Rust has been told that this worker starts no more."""
 
     def run(self) -> None:
         """Serves until Rust asks to leave."""
@@ -61,6 +66,8 @@ class Server:
                 self._serve(call)
 
     def _serve(self, call: Frame) -> None:
+        if self.ahead and not self._starts(call):
+            return
         prepared = self._prepare(call)
         if prepared is None:
             return
@@ -68,12 +75,25 @@ class Server:
         del prepared
         kind, name, json, flags, buffers = self._run(function, arguments, request, self._result)
         flags |= self._tidy()
+        self._spoilt = flags & _wire.RECYCLE != 0
         del arguments
         if call.held is None:
             self._connection.send(kind, call.id, 0, name, json, flags, buffers)
         else:
             self._connection.answer(call, kind, name, json, flags, buffers)
         self._page.idle()
+
+    def _starts(self, call: Frame) -> bool:
+        """Whether a call is to be started that may have been written ahead."""
+        if self._spoilt:
+            return False  # Rust gives it to another worker
+        page = self._page
+        page.start(call.id)
+        if not page.is_withdrawn(call.id) and not 0 < call.arg <= monotonic_ns():
+            return True
+        self._connection.send(_wire.ERROR, call.id, 0, b"unstarted", b"{}")
+        page.idle()
+        return False
 
     def _prepare(self, call: Frame) -> tuple[Any, Any, Request] | None:
         """The function, its arguments, and the request; None for a call that is answered already."""

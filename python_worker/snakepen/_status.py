@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from mmap import mmap
 
 BYTES = 8192
@@ -12,9 +13,11 @@ CALLS = 256
 PHASE = 0
 COPIED = 64
 RELEASED = 65
+MARKS = 66
 STARTED = 255
 """A place for a plain handler, and CALLS more."""
 CANCELLED = 512
+WITHDRAWN = 768
 
 BOOTING = 0
 IDLE = 1
@@ -23,10 +26,11 @@ EXITING = 3
 
 
 class StatusPage:
-    __slots__ = ("_words",)
+    __slots__ = ("_fence", "_words")
 
     def __init__(self, fd: int) -> None:
         self._words = memoryview(mmap(fd, BYTES)).cast("Q")
+        self._fence = allocate_lock()
 
     def start(self, id: int, place: int = 0) -> None:
         """Said before the handler is entered: after a death, Rust knows by it what may have run. A place is of one
@@ -34,6 +38,17 @@ class StatusPage:
         words = self._words
         words[STARTED + place] = id
         words[PHASE] = RUNNING
+
+    def is_withdrawn(self, id: int) -> bool:
+        """Whether Rust has taken the request back that is just being started: nobody is to run it here.
+
+        Rust writes its mark before it looks for what `start` has written. Here it is the other way round, and to take a
+        lock orders the two: one side sees what the other has written.
+        """
+        self._fence.acquire()
+        self._fence.release()
+        words = self._words
+        return words[MARKS] != 0 and id in words[WITHDRAWN : WITHDRAWN + CALLS]
 
     def is_cancelled(self, id: int) -> bool:
         """Whether Rust wants the request cancelled."""

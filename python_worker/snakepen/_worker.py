@@ -67,6 +67,7 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     if any(_handlers.is_async(function) for function in _handlers.table.values()):
         import_module("asyncio")  # now rather than in the first call
     server = _server(config.concurrency)(connection, page, birth.place, cancellation)
+    server.ahead = config.prefetch > 0 or any(_handlers.prefetch.values())
     _linux.name_process(f"{birth.place.pool}/{birth.place.slot}")
     _directory.settle()
     gc.enable()
@@ -110,6 +111,7 @@ def _ready() -> bytes:
         "handlers": sorted(handlers),
         "async": sorted(name for name in handlers if _handlers.is_async(handlers[name])),
         "batches": {name: [size, round(wait * 1e6)] for name, (size, wait) in _handlers.batches.items()},
+        "prefetch": _handlers.prefetch,
     }
     return _json.dumps(told)
 

@@ -44,7 +44,7 @@ fn soon() -> Instant {
 /// Admits call `id` and gives it to the worker of a slot.
 fn begin(board: &Board, held: Held) {
     assert!(board.admit(1024));
-    board.assign(held, soon(), Duration::ZERO);
+    board.assign(held, soon(), &Wish::default(), Duration::ZERO);
 }
 
 fn end(board: &Board, held: Held) {
@@ -77,7 +77,7 @@ fn calls_are_admitted_up_to_the_limit_beside_one_per_slot() {
     board.ended_queued(Outcome::Abandoned);
     assert!(board.admit(3), "there is room again");
     assert!(!board.admit(3));
-    board.assign(held(0, 0, 1), soon(), Duration::ZERO);
+    board.assign(held(0, 0, 1), soon(), &Wish::default(), Duration::ZERO);
     assert!(!board.admit(3), "one that runs counts as well");
 }
 
@@ -193,7 +193,7 @@ fn times_are_told_as_quantiles() {
     assert_eq!(board.stats().queue_time, Quantiles::default(), "nothing was recorded");
     for millis in 1..=100 {
         assert!(board.admit(1));
-        board.assign(held(0, 1, millis), soon(), Duration::from_millis(millis));
+        board.assign(held(0, 1, millis), soon(), &Wish::default(), Duration::from_millis(millis));
         let took = Duration::from_millis(10 * millis);
         board.ended_running(held(0, 1, millis), Outcome::Completed, took, WorkerState::Idle);
     }
@@ -208,7 +208,7 @@ fn times_are_told_as_quantiles() {
 
     // What is longer than an hour is an hour, and no panic.
     board.admit(1);
-    board.assign(held(0, 1, 200), soon(), Duration::MAX);
+    board.assign(held(0, 1, 200), soon(), &Wish::default(), Duration::MAX);
     assert!(close(board.stats().queue_time.max, 3_600_000));
 }
 
@@ -304,7 +304,7 @@ fn news_of_an_earlier_incarnation_changes_nothing() {
     board.ready(0, 1, 42, late);
     let view = board.slots().remove(0);
     assert_eq!(
-        (view.epoch, view.running.iter().map(|(id, _)| *id).collect::<Vec<_>>()),
+        (view.epoch, view.running.iter().map(|kept| kept.id).collect::<Vec<_>>()),
         (2, vec![8])
     );
     assert!(view.link.is_some() && !board.links_of(8).is_empty() && board.links_of(7).is_empty());
@@ -331,10 +331,11 @@ fn what_a_new_pool_actor_needs_is_there() {
     let (board, mut links) = ready(2);
     let deadline = soon();
     board.admit(1);
-    board.assign(held(1, 1, 7), deadline, Duration::ZERO);
+    board.assign(held(1, 1, 7), deadline, &Wish::default(), Duration::ZERO);
     let slots = board.slots();
     assert_eq!(slots[0].running, []);
-    assert_eq!((slots[1].epoch, slots[1].running.clone()), (1, vec![(7, deadline)]));
+    let kept = Kept { id: 7, deadline, alone: false, short: false };
+    assert_eq!((slots[1].epoch, slots[1].running.clone()), (1, vec![kept]));
     board.links_of(7)[0].send(Command::Cancel(7, Why::Abandoned)).unwrap();
     assert!(
         matches!(links[1].try_recv(), Ok(Command::Cancel(7, Why::Abandoned))),
@@ -421,7 +422,7 @@ proptest! {
                     if running.iter().all(free) {
                         let id = queued.swap_remove(call.index(queued.len()));
                         let held = held(slot, epochs[slot], id);
-                        board.assign(held, soon(), Duration::ZERO);
+                        board.assign(held, soon(), &Wish::default(), Duration::ZERO);
                         running.push(held);
                     }
                 }
@@ -474,7 +475,7 @@ proptest! {
             // A slot holds the call of its present incarnation, and no other.
             for (slot, view) in board.slots().iter().enumerate() {
                 let holds = running.iter().find(|held| held.slot == slot && held.epoch == epochs[slot]);
-                prop_assert_eq!(view.running.first().map(|(id, _)| *id), holds.map(|held| held.id));
+                prop_assert_eq!(view.running.first().map(|kept| kept.id), holds.map(|held| held.id));
                 let busy = states(&board)[slot] == WorkerState::Busy;
                 prop_assert!(!busy || holds.is_some(), "busy with nothing");
             }
@@ -544,4 +545,34 @@ fn a_chain_holds_a_worker_whose_seats_it_has_all_or_that_runs_alone() {
     assert!(hold_all(false, Some(0)), "both of its seats");
     assert!(!hold_all(false, Some(1)) && !hold_all(false, None));
     assert!(hold_all(true, Some(1)) && hold_all(true, None));
+}
+
+/// A call that is written ahead is queued until it begins; a new pool actor knows that its worker has it.
+#[test]
+fn what_is_written_ahead_is_queued() {
+    let (board, _links) = ready(1);
+    let wish = Wish { ahead: 2, ..Wish::default() };
+    (0..3).for_each(|_| assert!(board.admit(9)));
+    board.assign(held(0, 1, 1), soon(), &wish, Duration::ZERO);
+    board.write_ahead(held(0, 1, 2), soon(), &wish);
+    board.write_ahead(held(0, 1, 3), soon(), &wish);
+    let counts = || (board.stats().queued, board.stats().busy);
+    assert_eq!((counts(), states(&board)), ((2, 1), vec![WorkerState::Busy]));
+    let kept = |board: &Board| {
+        let running = board.slots().remove(0).running;
+        running.iter().map(|kept| (kept.id, kept.short)).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&board), [(1, true), (2, true), (3, true)]);
+
+    end(&board, held(0, 1, 1));
+    assert_eq!((counts(), states(&board)), ((2, 0), vec![WorkerState::Idle]));
+    board.assign(held(0, 1, 2), soon(), &wish, Duration::ZERO);
+    assert_eq!((counts(), states(&board)), ((1, 1), vec![WorkerState::Busy]));
+    // Taken back; another worker may have it now.
+    board.withdraw(held(0, 1, 3));
+    assert_eq!((counts(), kept(&board)), ((1, 1), vec![(2, true)]));
+    board.ended_queued(Outcome::Abandoned);
+    end(&board, held(0, 1, 2));
+    assert_eq!((counts(), kept(&board)), ((0, 0), vec![]));
+    assert_sums(&board.stats());
 }

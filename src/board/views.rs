@@ -16,7 +16,7 @@ impl Board {
         let view = |slot: &Slot| SlotView {
             epoch: slot.epoch,
             link: slot.link.clone(),
-            running: slot.running.iter().map(|held| (held.id, held.deadline)).collect(),
+            running: slot.running.iter().map(|held| held.kept).collect(),
             broken: slot.broken.clone(),
         };
         self.lock().slots.iter().map(view).collect()
@@ -73,7 +73,7 @@ impl Board {
     /// know themselves what they hold.
     pub(crate) fn links_of(&self, id: u64) -> Vec<Link> {
         let inner = self.lock();
-        let holds = |slot: &&Slot| slot.running.iter().any(|running| running.id == id);
+        let holds = |slot: &&Slot| slot.running.iter().any(|running| running.kept.id == id);
         if let Some(link) = inner.slots.iter().find(holds).and_then(|slot| slot.link.clone()) {
             return vec![link];
         }

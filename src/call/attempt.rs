@@ -138,6 +138,10 @@ async fn make(
     let (ticket, mut answer) = Ticket::admit(shared, id, at, timeout)?;
     guard.armed = true;
     shared.kinds.apply(handler_of(frame.head()), &mut wish);
+    if !side.is_plain() || made.outer.is_some() {
+        // What a handler waits for must not wait for that handler.
+        wish.ahead = 0;
+    }
     let (ports, mut wants) = side.open();
     let mut request = Request::new(frame, wish, ticket);
     request.side = ports;

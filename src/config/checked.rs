@@ -33,6 +33,9 @@ const MIN_AGE: Duration = Duration::from_secs(1);
 /// The most calls that a worker can run at once.
 const MAX_CONCURRENCY: usize = crate::sys::StatusPage::CALLS;
 
+/// As in `_handlers.py`.
+const MAX_PREFETCH: u8 = 64;
+
 /// The most workers that a pool can have.
 const MAX_WORKERS: usize = 4096;
 
@@ -73,6 +76,15 @@ impl Builder {
             return reject(
                 "cpu_limit",
                 "the time of calls that overlap can't be told apart: leave it out, or `concurrency`",
+            );
+        }
+        if self.limits.prefetch > MAX_PREFETCH {
+            return reject("prefetch", "up to 64 calls are written ahead to a worker");
+        }
+        if self.limits.prefetch > 0 && self.limits.concurrency > 1 {
+            return reject(
+                "prefetch",
+                "calls that overlap are with their worker at once: leave it out, or `concurrency`",
             );
         }
         if self.limits.max_frame < 1024 || u32::try_from(self.limits.max_frame).is_err() {
@@ -355,6 +367,7 @@ impl Config {
             "fresh": self.fresh_interpreter,
             "reuse_after_cancel": self.reuse_after_cancel,
             "concurrency": self.limits.concurrency,
+            "prefetch": self.limits.prefetch,
             "max_frame": self.limits.max_frame,
             "shared_memory": self.limits.shared_memory,
             "cgroup": cgroup,

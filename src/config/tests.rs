@@ -193,6 +193,7 @@ fn the_launcher_is_told_everything() {
         "preload": ["json", "math", "re"],
         "fresh": true,
         "concurrency": 1,
+        "prefetch": 0,
             "reuse_after_cancel": false,
         "max_frame": 4096,
         "shared_memory": 262144,

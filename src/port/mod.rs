@@ -309,6 +309,22 @@ impl Port {
         }
     }
 
+    /// Takes the first of these calls back, which were written ahead in this order. Whether that came in time: if so, Python
+    /// does not start it, and says so when it comes to it.
+    pub(crate) fn withdraw(&mut self, ahead: &[u64]) -> bool {
+        self.status.withdraw(ahead).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot use a status page");
+            false
+        })
+    }
+
+    /// Python has passed a call over that was taken back.
+    pub(crate) fn passed(&mut self, id: u64) {
+        if let Err(error) = self.status.passed(id) {
+            tracing::error!(%error, "cannot write to a status page");
+        }
+    }
+
     /// This call is not to be cancelled any more.
     pub(crate) fn cancelled(&mut self, id: u64) {
         self.dump.forget(id);

@@ -4,12 +4,14 @@
 //! whatever happens to actors; when the actor is gone it ends the process.
 
 mod actor;
+mod ahead;
 mod ask;
 mod calls;
 mod cancel;
 mod end;
 mod exchange;
 mod limits;
+mod line;
 mod start;
 
 use std::convert::Infallible;
@@ -38,6 +40,9 @@ use limits::Meter;
 
 /// A worker that has closed its port has this long to end by itself, before it is killed.
 const CLOSED_GRACE: Duration = Duration::from_millis(200);
+
+/// The status of the ERROR for a call that Python has passed over.
+const UNSTARTED: &str = "unstarted";
 
 /// Longer than any call has.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
@@ -224,6 +229,9 @@ impl PortTask {
                     while let Some((id, why)) = live.calls.expired(now.into_std()) {
                         self.cancel(live, id, why);
                     }
+                    if live.calls.ahead.due().is_some_and(|at| at <= now.into_std()) {
+                        self.withdraw_all(live, now.into_std());
+                    }
                     let leave = self.climb(live, now.into_std());
                     if let Some(leave) = leave.or_else(|| self.look(live, now.into_std())) {
                         return leave;
@@ -288,9 +296,9 @@ impl PortTask {
         None
     }
 
-    /// Whether its calls may overlap.
+    /// Whether it may never be without a call.
     fn overlaps(&self) -> bool {
-        self.shared.config.limits.concurrency > 1
+        self.shared.config.limits.concurrency > 1 || self.shared.kinds.any_ahead()
     }
 
     /// Finishes the calls that it has, and takes no more; `news` tells its worker so.
@@ -318,11 +326,15 @@ impl PortTask {
                 request.time_out(now, WorkerState::Idle);
                 next = self.next(id);
             } else {
+                live.port.send(request.frame());
+                if request.ticket.is_ahead() && !live.calls.is_idle() {
+                    self.push_ahead(live, request, now);
+                    return;
+                }
                 if live.calls.is_empty() {
                     self.meter_begin(live);
                 }
-                live.port.send(request.frame());
-                request.side.begin(now);
+                request.begin(now);
                 live.calls.begin(request);
             }
         }
@@ -337,8 +349,11 @@ impl PortTask {
 
     fn frame(&self, live: &mut Live, frame: Frame) -> Option<Leave> {
         match frame.kind {
+            Kind::Error if frame.name() == UNSTARTED && !live.calls.is_cancelling(frame.id) => {
+                self.unstarted(live, frame.id)
+            }
             Kind::Result | Kind::Error => {
-                if let Some(request) = live.calls.take_running(frame.id) {
+                if let Some(request) = live.calls.take_answered(frame.id) {
                     self.finish(live, request, &frame)
                 } else if live.calls.cancelling(frame.id).is_some() {
                     self.cancelled(live, &frame)
@@ -382,6 +397,9 @@ impl PortTask {
             return self.recycle(live);
         }
         let settled = request.ticket.settle(answer, WorkerState::Idle);
+        if !live.calls.ahead.is_empty() {
+            self.begin_next(live, Instant::now());
+        }
         let leave = self.proceed(live, id);
         settled.send();
         leave
@@ -389,6 +407,8 @@ impl PortTask {
 
     /// It is not to serve again: it leaves as soon as no call is running.
     fn recycle(&self, live: &mut Live) -> Option<Leave> {
+        // Python starts none of them after such an answer.
+        self.give_back_ahead(live);
         if live.calls.is_empty() {
             return Some(Leave::Recycle);
         }
@@ -401,6 +421,10 @@ impl PortTask {
     /// Call `id` has ended, and the board knows: what next?
     fn proceed(&self, live: &mut Live, id: u64) -> Option<Leave> {
         self.meter_end(live);
+        self.go_on(live, id)
+    }
+
+    fn go_on(&self, live: &mut Live, id: u64) -> Option<Leave> {
         if live.calls.is_empty() {
             if live.retiring {
                 return Some(Leave::Exit { grace: TERM_GRACE });

@@ -29,7 +29,7 @@ fn request(shared: &Arc<Shared>, id: u64) -> (Box<Request>, oneshot::Receiver<An
 /// Gives a ticket to the worker of slot 0.
 fn begin(shared: &Arc<Shared>, ticket: &mut Ticket) {
     let epoch = shared.board.starting(0);
-    ticket.assign(0, epoch, Instant::now());
+    ticket.assign(Held { slot: 0, epoch, id: ticket.id }, &Wish::default(), Instant::now());
     assert_eq!(counts(shared), (0, 1));
 }
 
@@ -217,7 +217,8 @@ fn the_sums_agree_at_every_look_while_many_threads_call() {
                             continue;
                         };
                         if round % 3 > 0 {
-                            ticket.assign(caller as usize % 2, 1, Instant::now());
+                            let held = Held { slot: caller as usize % 2, epoch: 1, id: ticket.id };
+                            ticket.assign(held, &Wish::default(), Instant::now());
                         }
                         if round % 5 == 0 {
                             ticket.unassign(WorkerState::Idle);

@@ -135,11 +135,11 @@ impl<R> Scheduler<R> {
         gathering.room -= 1;
         let (seat, full) = (gathering.seat, gathering.room == 0);
         self.running.insert(id, slot);
-        let held = Held { id, deadline, alone: wish.alone, seat };
+        let held = Held { id, deadline, alone: wish.alone, short: wish.ahead > 0, seat };
         // This is nobody's turn: it keeps no seat from anyone.
         self.change(slot, |slot| slot.hold(held));
         self.close_batches(slot, |it| full && it.seat == seat);
-        Some(Assignment { slot, epoch: self.slots[slot].epoch, request })
+        Some(Assignment { slot, epoch: self.slots[slot].epoch, ahead: false, request })
     }
 
     /// A batch is gathered at the slot, instead of an earlier one of its kind, unless the worker holds as much as it can.

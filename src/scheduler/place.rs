@@ -13,9 +13,17 @@ pub(crate) struct Wish {
     pub(crate) alone: bool,
     /// The calls that it can be gathered with.
     pub(crate) batch: Option<Batch>,
+    /// It is short, and may be written ahead: given to a worker that has no seat for it, if what the worker has is short as
+    /// well, and with it no more than so many wait there. 0 for one that is not short.
+    pub(crate) ahead: u8,
 }
 
 impl Wish {
+    /// Whether it may be written ahead to a worker that has so many requests, all of them short, and so many seats.
+    pub(super) fn may_be_ahead(&self, held: usize, seats: usize) -> bool {
+        self.ahead > 0 && held < seats + usize::from(self.ahead)
+    }
+
     /// Finds the key's slot among so many.
     pub(crate) fn settle(&mut self, slots: usize) {
         if let Some(key) = self.key {

@@ -38,15 +38,18 @@ const PATIENCE: u8 = 8;
 pub(super) struct Turns([u8; Priority::COUNT]);
 
 impl Turns {
-    /// The rank that is next, of those that wait; the others are passed over.
-    pub(super) fn next(&mut self, waiting: [bool; Priority::COUNT]) -> Option<usize> {
+    /// The rank that is next, of those that wait.
+    pub(super) fn next(&self, waiting: [bool; Priority::COUNT]) -> Option<usize> {
         let due = |&rank: &usize| waiting[rank] && self.0[rank] >= PATIENCE;
         let mut ranks = 0..Priority::COUNT;
-        let next = ranks.clone().rev().find(due).or_else(|| ranks.find(|&rank| waiting[rank]))?;
+        ranks.clone().rev().find(due).or_else(|| ranks.find(|&rank| waiting[rank]))
+    }
+
+    /// One of those that wait is taken; the others are passed over.
+    pub(super) fn pass(&mut self, waiting: [bool; Priority::COUNT]) {
         for (passed, _) in self.0.iter_mut().zip(waiting).filter(|&(_, waits)| waits) {
             *passed = passed.saturating_add(1);
         }
-        Some(next)
     }
 
     /// The worker took a request of this rank.
@@ -61,7 +64,10 @@ mod tests {
 
     /// The rank that is taken while these wait.
     fn take(turns: &mut Turns, waiting: [bool; 3]) -> Option<usize> {
-        turns.next(waiting).inspect(|&rank| turns.took(rank))
+        let next = turns.next(waiting)?;
+        turns.pass(waiting);
+        turns.took(next);
+        Some(next)
     }
 
     /// The ranks that are taken, one after another, while these wait.

@@ -62,7 +62,8 @@ impl<R> Scheduler<R> {
         epoch: u64,
         running: Option<(Id, Instant)>,
     ) -> Option<Assignment<R>> {
-        let up = self.0.up(slot, epoch, running.as_slice());
+        let kept = |(id, deadline)| Kept { id, deadline, alone: false, short: false };
+        let up = self.0.up(slot, epoch, running.map(kept).as_slice());
         if up { self.0.fill(slot, at(0)) } else { None }
     }
 
@@ -111,8 +112,14 @@ fn queued(slots: usize, ids: impl IntoIterator<Item = Id>) -> Scheduler<Id> {
 }
 
 /// Any worker will do.
-const ANY: Wish =
-    Wish { priority: Normal, place: Place::Anywhere, key: None, alone: false, batch: None };
+const ANY: Wish = Wish {
+    priority: Normal,
+    place: Place::Anywhere,
+    key: None,
+    alone: false,
+    batch: None,
+    ahead: 0,
+};
 
 fn wish(slot: Option<usize>) -> Wish {
     Wish { place: slot.map_or(Place::Anywhere, Place::Only), ..ANY }
@@ -127,7 +134,7 @@ fn ranked(priority: Priority) -> Wish {
 }
 
 fn given(slot: usize, epoch: u64, request: Id) -> Option<Assignment<Id>> {
-    Some(Assignment { slot, epoch, request })
+    Some(Assignment { slot, epoch, ahead: false, request })
 }
 
 /// The ids that worker 0 of epoch `epoch` gets one after another, the first from `first`.

@@ -1,8 +1,9 @@
-//! The calls that a port holds: one, or as many as the pool's concurrency and its batches allow.
+//! The calls that a port holds: one, or as many as the pool's concurrency, its batches and its prefetch allow.
 
 use std::time::Instant;
 
 use super::cancel::Cancelling;
+use super::line::Line;
 use crate::request::{Request, Why};
 
 /// At most 256 of them, so nothing here needs an index.
@@ -11,13 +12,20 @@ use crate::request::{Request, Why};
 pub(super) struct Calls {
     /// Those whose callers wait.
     running: Vec<Box<Request>>,
+    /// Those that were written ahead.
+    pub(super) ahead: Line,
     /// Those that are being ended, and that Python may still be running.
     cancelling: Vec<Cancelling>,
 }
 
 impl Calls {
     pub(super) fn is_empty(&self) -> bool {
-        self.running.is_empty() && self.cancelling.is_empty()
+        self.running.is_empty() && self.cancelling.is_empty() && self.ahead.is_empty()
+    }
+
+    /// Whether Python is at nothing, as far as is known.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.cancelling.iter().all(Cancelling::has_ended)
     }
 
     pub(super) fn begin(&mut self, request: Box<Request>) {
@@ -37,6 +45,17 @@ impl Calls {
         Some(self.running.swap_remove(at))
     }
 
+    /// The call of this id that Python has an answer for; it may have come to one that was written ahead, and to which others
+    /// that are still to come are no bar.
+    pub(super) fn take_answered(&mut self, id: u64) -> Option<Box<Request>> {
+        if let Some(request) = self.take_running(id) {
+            return Some(request);
+        }
+        let mut request = self.ahead.take(id)?;
+        request.begin(Instant::now());
+        Some(request)
+    }
+
     #[allow(clippy::vec_box, reason = "they go on as boxes")]
     pub(super) fn take_all_running(&mut self) -> Vec<Box<Request>> {
         std::mem::take(&mut self.running)
@@ -45,6 +64,10 @@ impl Calls {
     /// The call of this id that is being ended.
     pub(super) fn cancelling(&mut self, id: u64) -> Option<&mut Cancelling> {
         self.cancelling.iter_mut().find(|cancelling| cancelling.id() == id)
+    }
+
+    pub(super) fn is_cancelling(&self, id: u64) -> bool {
+        self.cancelling.iter().any(|cancelling| cancelling.id() == id)
     }
 
     pub(super) fn all_cancelling(&mut self) -> &mut Vec<Cancelling> {
@@ -87,23 +110,30 @@ impl Calls {
 
     /// When the first of the calls runs out of time whose callers wait.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.running.iter().map(|request| request.due()).min()
+        self.waited_for().map(|request| request.due()).min()
     }
 
     /// A call that has run out of time, and of which.
     pub(super) fn expired(&self, now: Instant) -> Option<(u64, Why)> {
-        self.running.iter().find_map(|it| Some((it.ticket.id, it.expired(now)?)))
+        self.waited_for().find_map(|it| Some((it.ticket.id, it.expired(now)?)))
+    }
+
+    fn waited_for(&self) -> impl Iterator<Item = &Request> {
+        self.running.iter().map(|request| &**request).chain(self.ahead.waiting())
     }
 
     /// When there is something to do.
     pub(super) fn due(&self) -> Option<Instant> {
+        let withdraw_at = self.ahead.due();
         let cancelling = self.cancelling.iter().map(Cancelling::due);
-        self.deadline().into_iter().chain(cancelling).min()
+        self.deadline().into_iter().chain(withdraw_at).chain(cancelling).min()
     }
 
     /// The only call that Python may be running; 0 if there is none, or several.
     pub(super) fn only(&self) -> u64 {
         match (&self.running[..], &self.cancelling[..]) {
+            // Its answer may be on the way, and the next have begun.
+            _ if !self.ahead.is_empty() => 0,
             ([request], []) => request.ticket.id,
             ([], [cancelling]) => cancelling.id(),
             _ => 0,

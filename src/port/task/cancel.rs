@@ -76,6 +76,11 @@ impl Cancelling {
         self.kill_at <= now
     }
 
+    /// Whether its handler has.
+    pub(super) fn has_ended(&self) -> bool {
+        self.fenced
+    }
+
     /// None once its handler has ended.
     pub(super) fn context(&self) -> Option<CallContext> {
         self.context.clone()
@@ -109,8 +114,12 @@ impl Cancelling {
 impl PortTask {
     /// Begins to end the call, if it is one of those that are running and whose callers wait.
     pub(super) fn cancel(&self, live: &mut Live, id: u64, why: Why) {
-        let Some(mut request) = live.calls.take_running(id) else {
-            return;
+        let mut request = match live.calls.take_running(id) {
+            Some(request) => request,
+            None => match self.give_up_ahead(live, id, why) {
+                Some(request) => request,
+                None => return,
+            },
         };
         let Some(held) = request.ticket.held() else {
             return;
@@ -227,9 +236,11 @@ impl PortTask {
             return self.recycle(live);
         }
         cancelling.fenced = true;
-        cancelling.kill_at = cancelling.kill_at.max(Instant::now() + FENCE);
+        let now = Instant::now();
+        cancelling.kill_at = cancelling.kill_at.max(now + FENCE);
         let token = FENCE_TOKEN | cancelling.id();
         port.send(FrameBuilder::bare(Kind::Ping, token).into());
+        self.begin_next(live, now);
         None
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{
-    CLOSED_GRACE, Command, Leave, Live, PortEnd, PortTask, REPORT, Successor, TERM_GRACE, source,
+    CLOSED_GRACE, Command, Leave, Live, PortEnd, PortTask, REPORT, Successor, TERM_GRACE,
+    UNSTARTED, source,
 };
 use crate::actors::worker::WorkerMsg;
 use crate::error::{Ended, Error, Exit, WorkerDeath};
@@ -101,7 +102,10 @@ impl PortTask {
                 }
             }
             Kind::Result | Kind::Error => {
-                if let Some(request) = live.calls.take_running(frame.id) {
+                if frame.name() == UNSTARTED {
+                    return;
+                }
+                if let Some(request) = live.calls.take_answered(frame.id) {
                     match answer(&request, frame.kind, frame) {
                         Ok(answer) => request.ticket.answer(answer, WorkerState::Stopping),
                         Err(_) => live.calls.begin(request),
@@ -199,15 +203,29 @@ impl PortTask {
     /// The worker died with these calls in its hands; returns what is said of it. Those that certainly did not start go to
     /// another worker.
     fn lose(&self, live: &mut Live, exit: Exit, ended: &Ended) -> Vec<String> {
-        let lost = live.calls.take_all_running();
+        let started = live.port.started();
+        let has_started = |request: &Request| {
+            started.as_ref().is_none_or(|started| started.contains(&request.ticket.id))
+        };
+        let with = |request: Box<Request>| (has_started(&request), request);
+        let mut lost: Vec<_> = live.calls.take_all_running().into_iter().map(with).collect();
+        let ahead: Vec<_> = live.calls.ahead.take_all().collect();
+        // Python comes to them in order, and its place holds the last.
+        let begun = ahead.iter().rposition(|request| has_started(request));
+        // Each that comes back is the next to run: so the first comes last.
+        for (at, mut request) in ahead.into_iter().enumerate().rev() {
+            if begun.is_some_and(|last| at <= last) {
+                request.begin(Instant::now());
+                lost.push((true, request));
+            } else {
+                self.give_back_queued(request);
+            }
+        }
         if lost.is_empty() {
             return Vec::new();
         }
-        let started = live.port.started();
         let last = (live.port.stderr_tail(), live.port.take_dump());
-        let lose = |request: Box<Request>| {
-            let id = request.ticket.id;
-            let started = started.as_ref().is_none_or(|started| started.contains(&id));
+        let lose = |(started, request): (bool, Box<Request>)| {
             let death = self.death(&request, exit, ended.clone(), started, last.clone());
             let message = death.to_string();
             if started || matches!(ended, Ended::Shutdown) {

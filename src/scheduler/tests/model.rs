@@ -39,6 +39,7 @@ struct Holding {
     id: Id,
     deadline: Instant,
     alone: bool,
+    short: bool,
     seat: u64,
     /// The end of its time has been told.
     told: bool,
@@ -74,6 +75,11 @@ impl Worker {
     }
 }
 
+/// Whether the slot's worker may run it.
+fn mine(wish: Wish, slot: usize) -> bool {
+    wish.place.bound().is_none_or(|bound| bound == slot)
+}
+
 fn kind(wish: Wish) -> Option<(u32, bool)> {
     wish.batch.map(|batch| (batch.handler, wish.alone))
 }
@@ -99,6 +105,33 @@ impl Model {
             && worker.seats_taken() < self.seats
             && worker.held.len() < MOST
             && !worker.held.iter().any(|held| held.alone)
+    }
+
+    /// Whether the worker has no seat, and nothing but short requests.
+    fn has_room(&self, slot: usize) -> bool {
+        let worker = &self.workers[slot];
+        let takes = slot < self.open && worker.up && worker.held.len() < MOST;
+        takes && !self.has_seat(slot) && worker.held.iter().all(|held| held.short)
+    }
+
+    /// Whether such a request may be written ahead to the slot's worker.
+    fn may_be_ahead(&self, slot: usize, wish: Wish) -> bool {
+        let held = self.workers[slot].held.len();
+        self.has_room(slot) && wish.ahead > 0 && held < self.seats + usize::from(wish.ahead)
+    }
+
+    /// Where such a request is written ahead when it arrives: not before any that waits for the same worker.
+    fn ahead(&self, wish: Wish) -> Option<usize> {
+        let behind_fewest = (0..self.workers.len())
+            .filter(|&slot| self.has_room(slot))
+            .min_by_key(|&slot| self.workers[slot].held.len());
+        let slot = match wish.place {
+            Place::Only(slot) => Some(slot),
+            Place::Now(_) => None,
+            _ => behind_fewest,
+        }?;
+        let waits = self.queue.iter().filter(|queued| mine(queued.2, slot)).count();
+        (waits == 0 && self.may_be_ahead(slot, wish)).then_some(slot)
     }
 
     /// Which batch of the slot such a request may join.
@@ -135,6 +168,7 @@ impl Model {
         wish: Wish,
         back: bool,
     ) -> Option<(usize, u64, Id)> {
+        let ahead = self.ahead(wish);
         let at = if back { 0 } else { self.queue.len() };
         self.queue.insert(at, (id, deadline, wish));
         let preferred = match wish.place {
@@ -143,9 +177,13 @@ impl Model {
         };
         let gathers = |&slot: &usize| self.batch(slot, wish).is_some();
         let free = |&slot: &usize| self.has_seat(slot);
-        let slot = preferred.or_else(|| self.slots_for(wish).find(gathers)).or_else(|| {
-            self.slots_for(wish).filter(free).min_by_key(|&slot| self.workers[slot].seats_taken())
-        })?;
+        let slot = preferred
+            .or_else(|| self.slots_for(wish).find(gathers))
+            .or_else(|| {
+                let free = self.slots_for(wish).filter(free);
+                free.min_by_key(|&slot| self.workers[slot].seats_taken())
+            })
+            .or(ahead)?;
         match self.batch(slot, wish) {
             Some(batch) => Some(self.join(slot, batch, at)),
             None => Some(self.sit(slot, at)),
@@ -155,7 +193,7 @@ impl Model {
     /// What the slot's worker takes next: one that has waited for the batch that is gathered there, or the first that it can
     /// run, of the priority whose turn it is.
     fn fill(&mut self, slot: usize) -> Option<(usize, u64, Id)> {
-        let mine = |wish: Wish| wish.place.bound().is_none_or(|bound| bound == slot);
+        let mine = |wish: Wish| mine(wish, slot);
         for priority in [High, Normal, Low] {
             let joins = |queued: &(Id, Instant, Wish)| {
                 let wish = queued.2;
@@ -166,13 +204,18 @@ impl Model {
                 return Some(self.join(slot, batch, at));
             }
         }
-        let can = |wish: Wish| mine(wish) && self.has_seat(slot);
+        if !self.has_seat(slot) && !self.has_room(slot) {
+            return None;
+        }
         let waiting: BTreeSet<_> =
-            self.queue.iter().filter(|q| can(q.2)).map(|q| q.2.priority).collect();
+            self.queue.iter().filter(|q| mine(q.2)).map(|q| q.2.priority).collect();
         let passed = &self.workers[slot].passed;
         let due = waiting.iter().find(|&priority| passed.get(priority).is_some_and(|&n| n >= 8));
         let turn = *due.or(waiting.last())?;
-        let at = self.queue.iter().position(|q| can(q.2) && q.2.priority == turn)?;
+        let at = self.queue.iter().position(|q| mine(q.2) && q.2.priority == turn)?;
+        if !self.has_seat(slot) && !self.may_be_ahead(slot, self.queue[at].2) {
+            return None;
+        }
         for priority in waiting {
             *self.workers[slot].passed.entry(priority).or_default() += 1;
         }
@@ -208,18 +251,20 @@ impl Model {
     fn hold(&mut self, slot: usize, seat: u64, at: usize) -> (usize, u64, Id) {
         let (id, deadline, wish) = self.queue.remove(at);
         let worker = &mut self.workers[slot];
-        worker.held.push(Holding { id, deadline, alone: wish.alone, seat, told: false });
+        let (alone, short) = (wish.alone, wish.ahead > 0);
+        worker.held.push(Holding { id, deadline, alone, short, seat, told: false });
         let epoch = worker.epoch;
         self.tidy();
         (slot, epoch, id)
     }
 
-    /// A worker takes over what it held already; nothing is known of it but its time.
-    fn adopt(&mut self, slot: usize, running: &[(Id, Instant)]) {
-        for &(id, deadline) in running {
+    /// A worker takes over what it held already.
+    fn adopt(&mut self, slot: usize, running: &[Kept]) {
+        for &Kept { id, deadline, alone, short } in running {
             self.next_seat += 1;
             let seat = self.next_seat;
-            self.workers[slot].held.push(Holding { id, deadline, alone: false, seat, told: false });
+            let held = Holding { id, deadline, alone, short, seat, told: false };
+            self.workers[slot].held.push(held);
         }
     }
 

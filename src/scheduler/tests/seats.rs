@@ -113,7 +113,8 @@ fn a_worker_that_gives_one_back_keeps_the_others_and_takes_no_more() {
 fn one_that_has_taken_over_more_than_its_seats_takes_none_until_there_is_one() {
     let mut scheduler = Scheduler::new(1, 2);
     assert_eq!(submit(&mut scheduler, 9, ANY), None);
-    assert!(scheduler.up(0, 4, &[(1, never()), (2, never()), (3, never()), (4, never())]));
+    let kept = |id| Kept { id, deadline: never(), alone: false, short: false };
+    assert!(scheduler.up(0, 4, &[1, 2, 3, 4].map(kept)));
     assert!(fill(&mut scheduler, 0).is_empty());
     for id in 1..=2 {
         assert_eq!(scheduler.idle(0, 4, id, at(0)), None);

@@ -22,10 +22,13 @@ enum Step {
         priority: Priority,
         alone: bool,
         batch: Option<Batch>,
+        ahead: u8,
         deadline: u64,
     },
-    /// One that a worker holds comes back.
+    /// One that a worker holds comes back, as it takes no more.
     Resubmit(Index),
+    /// One that a worker holds comes back, and that one goes on.
+    Withdraw(Index),
     /// One that was lost with a worker comes back.
     Return(Index),
     /// One that was lost with a worker is answered by its port.
@@ -39,7 +42,7 @@ enum Step {
     Up {
         slot: Index,
         stale: bool,
-        running: Vec<u64>,
+        running: Vec<(u64, bool, bool)>,
     },
     Idle {
         slot: Index,
@@ -81,13 +84,15 @@ fn batches() -> impl Strategy<Value = Batch> {
 
 fn submits() -> impl Strategy<Value = Step> {
     let handlers = (prop::bool::weighted(0.4), prop::option::weighted(0.5, batches()));
-    (places(), any::<Index>(), priorities(), handlers, 0..100u64).prop_map(
-        |(place, slot, priority, (alone, batch), deadline)| Step::Submit {
+    let ahead = prop_oneof![2 => Just(0), 3 => 1..4u8];
+    (places(), any::<Index>(), priorities(), handlers, ahead, 0..100u64).prop_map(
+        |(place, slot, priority, (alone, batch), ahead, deadline)| Step::Submit {
             place,
             slot,
             priority,
             alone,
             batch,
+            ahead: if batch.is_some() { 0 } else { ahead },
             deadline,
         },
     )
@@ -97,10 +102,12 @@ fn submits() -> impl Strategy<Value = Step> {
 fn steps() -> impl Strategy<Value = Step> {
     let index = any::<Index>;
     let rarely = || prop::bool::weighted(0.15);
-    let running = prop_oneof![4 => Just(vec![]), 1 => prop::collection::vec(0..100u64, 1..4)];
+    let kept = (0..100u64, any::<bool>(), any::<bool>());
+    let running = prop_oneof![4 => Just(vec![]), 1 => prop::collection::vec(kept, 1..4)];
     prop_oneof![
         20 => submits(),
         3 => index().prop_map(Step::Resubmit),
+        3 => index().prop_map(Step::Withdraw),
         2 => index().prop_map(Step::Return),
         1 => index().prop_map(Step::Answer),
         4 => index().prop_map(Step::Cancel),
@@ -127,6 +134,7 @@ fn busy_steps() -> impl Strategy<Value = Step> {
         10 => index().prop_map(Step::Cancel),
         5 => (1..7u64).prop_map(Step::Pass),
         2 => index().prop_map(Step::Resubmit),
+        4 => index().prop_map(Step::Withdraw),
         1 => index().prop_map(Step::Return),
         1 => (0..20u64).prop_map(|now| Step::Expire { now }),
         2 => index().prop_map(|slot| Step::Up { slot, stale: false, running: vec![] }),
@@ -239,6 +247,7 @@ impl Trial {
         self.assigned(decision, expected);
     }
 
+    /// The request comes back, as its worker takes no more.
     fn resubmit(&mut self, token: Token) {
         let Token { id, deadline, wish } = token;
         if let Some(slot) = self.model.holder(id) {
@@ -250,6 +259,22 @@ impl Trial {
         let expected = self.model.arrives(id, deadline, wish, true);
         let decision = self.scheduler.resubmit(id, deadline, wish, self.model.now, token);
         self.assigned(decision, expected);
+    }
+
+    /// The request comes back, and is not written ahead any more; its worker may have a seat for what waits.
+    fn withdraw(&mut self, mut token: Token) {
+        token.wish.ahead = 0;
+        let Token { id, deadline, wish } = token;
+        let slot = self.model.holder(id).unwrap();
+        let worker = &mut self.model.workers[slot];
+        worker.release(id);
+        worker.up &= slot < self.model.open || !worker.held.is_empty();
+        self.model.tidy();
+        assert_eq!(self.scheduler.withdraw(id), Some(slot));
+        let expected = self.model.arrives(id, deadline, wish, true);
+        let decision = self.scheduler.resubmit(id, deadline, wish, self.model.now, token);
+        self.assigned(decision, expected);
+        self.fill(slot);
     }
 
     /// Whether the request may still run: every second one that is bound to a closed slot has a key, and goes elsewhere.
@@ -265,11 +290,20 @@ impl Trial {
     }
 
     /// The slot has a new worker, which holds requests with these deadlines already.
-    fn up(&mut self, slot: usize, running: &[u64]) {
+    fn up(&mut self, slot: usize, running: &[(u64, bool, bool)]) {
         self.lose(slot);
-        self.hands[slot] = running.iter().map(|&deadline| self.token(deadline, ANY)).collect();
-        let running: Vec<_> =
-            self.hands[slot].iter().map(|token| (token.id, token.deadline)).collect();
+        let wish = |alone, short| Wish { alone, ahead: u8::from(short), ..ANY };
+        self.hands[slot] = running
+            .iter()
+            .map(|&(deadline, alone, short)| self.token(deadline, wish(alone, short)))
+            .collect();
+        let kept = |&Token { id, deadline, wish }: &Token| Kept {
+            id,
+            deadline,
+            alone: wish.alone,
+            short: wish.ahead > 0,
+        };
+        let running: Vec<_> = self.hands[slot].iter().map(kept).collect();
         let worker = &mut self.model.workers[slot];
         worker.vacate();
         (worker.epoch, worker.up, worker.broken) = (worker.epoch + 1, true, false);
@@ -282,9 +316,9 @@ impl Trial {
         let slots = self.hands.len();
         let now = self.model.now;
         match *step {
-            Step::Submit { place, slot, priority, alone, batch, deadline } => {
+            Step::Submit { place, slot, priority, alone, batch, ahead, deadline } => {
                 let place = place(slot.index(slots));
-                let wish = Wish { priority, place, alone, batch, key: None };
+                let wish = Wish { priority, place, alone, batch, ahead, key: None };
                 let token = self.token(deadline, wish);
                 let busy = |slot| {
                     matches!(place, Place::Now(_)) && !self.scheduler.is_free(slot, wish, now)
@@ -308,6 +342,19 @@ impl Trial {
                     } else {
                         // Its caller has an answer; its worker still has it.
                         self.hands[slot].push(token);
+                    }
+                }
+            }
+            Step::Withdraw(which) => {
+                let held: Vec<_> = self.hands.iter().flatten().map(|token| token.id).collect();
+                if !held.is_empty() {
+                    let id = held[which.index(held.len())];
+                    let slot = self.model.holder(id).unwrap();
+                    let bound = |token: &Token| token.wish.place.bound();
+                    let at = self.hands[slot].iter().position(|token| token.id == id).unwrap();
+                    if bound(&self.hands[slot][at]).is_none_or(|slot| slot < self.model.open) {
+                        let token = self.hands[slot].swap_remove(at);
+                        self.withdraw(token);
                     }
                 }
             }
@@ -444,6 +491,8 @@ impl Trial {
             assert_eq!(scheduler.slots[slot].taken, worker.seats_taken(), "slot {slot}");
             let seats = model.has_seat(slot).then_some(worker.seats_taken());
             assert_eq!(scheduler.free.of(slot), seats, "slot {slot}");
+            let room = model.has_room(slot).then_some(worker.held.len());
+            assert_eq!(scheduler.room.of(slot), room, "slot {slot}");
             assert!(worker.held.len() <= MOST.max(3), "it is given no more than it may have");
         }
         let mut busy: Vec<_> = scheduler.running.iter().map(|(&id, &slot)| (slot, id)).collect();
