@@ -88,7 +88,9 @@ def handler(
         if not 0 <= prefetch <= MAX_PREFETCH:
             raise ValueError(f"@snakepen.handler(prefetch=...) is 0 to {MAX_PREFETCH}, not {prefetch}")
         if prefetch and gathered is not None:
-            raise ValueError("@snakepen.handler: calls that are gathered (batch=...) aren't written ahead (prefetch=...)")
+            raise ValueError(
+                "@snakepen.handler: calls that are gathered (batch=...) aren't written ahead (prefetch=...)"
+            )
     if function is None:
         return lambda function: handler_of(function, name, gathered, prefetch, writable)
     return handler_of(function, name, gathered, prefetch, writable)

@@ -128,6 +128,13 @@ impl Port {
 
     /// Puts a frame on its way. What the socket takes is gone at once; the rest follows as [`Port::event`] is polled.
     pub(crate) fn send(&mut self, frame: Message) {
+        self.push(frame);
+        self.write();
+    }
+
+    /// Puts a frame on its way that Python has no use for yet: with all others that come to that before the next event has
+    /// to be waited for.
+    pub(crate) fn push(&mut self, frame: Message) {
         // What a call is given has its end with the call; what a handler asks for it may keep as long as it likes.
         let placed = match frame.kind() {
             Some(Kind::Call) => self.lane.place(frame, &self.status),
@@ -137,7 +144,6 @@ impl Port {
             Ok(placing) => self.outgoing.push_back(Outgoing::Placing(placing)),
             Err(frame) => self.outgoing.extend(frame.into_pieces().map(Outgoing::Piece)),
         }
-        self.write();
     }
 
     /// Bytes that wait for the worker to read.
@@ -158,17 +164,6 @@ impl Port {
     fn poll_event(&mut self, cx: &mut Context<'_>, source: Source<'_>) -> Poll<Event> {
         self.stdout.poll(cx, source);
         self.stderr.poll(cx, source);
-        while !self.outgoing.is_empty() {
-            let copies = matches!(self.outgoing.front(), Some(Outgoing::Placing(_)));
-            // An error shows when reading, with whatever the worker still had to say before it.
-            if !copies && self.socket.poll_write_ready(cx).is_pending() {
-                break;
-            }
-            if self.write() {
-                cx.waker().wake_by_ref();
-                break;
-            }
-        }
         // Before the answer that follows it.
         if let Poll::Ready((id, stack)) = self.dump.poll(cx) {
             return Poll::Ready(Event::Stack(id, stack));
@@ -188,6 +183,17 @@ impl Port {
                 }
                 Ok(Next::Nothing) => {}
                 Err(error) => return Poll::Ready(Event::Broken(error)),
+            }
+            while !self.outgoing.is_empty() {
+                let copies = matches!(self.outgoing.front(), Some(Outgoing::Placing(_)));
+                // An error shows when reading, with whatever the worker still had to say before it.
+                if !copies && self.socket.poll_write_ready(cx).is_pending() {
+                    break;
+                }
+                if self.write() {
+                    cx.waker().wake_by_ref();
+                    break;
+                }
             }
             let read = poll_read_buf(Pin::new(&mut self.socket), cx, self.decoder.buffer());
             match std::task::ready!(read) {

@@ -326,11 +326,12 @@ impl PortTask {
                 request.time_out(now, WorkerState::Idle);
                 next = self.next(id);
             } else {
-                live.port.send(request.frame());
                 if request.ticket.is_ahead() && !live.calls.is_idle() {
+                    live.port.push(request.frame());
                     self.push_ahead(live, request, now);
                     return;
                 }
+                live.port.send(request.frame());
                 if live.calls.is_empty() {
                     self.meter_begin(live);
                 }

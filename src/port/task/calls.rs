@@ -110,7 +110,7 @@ impl Calls {
 
     /// When the first of the calls runs out of time whose callers wait.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.waited_for().map(|request| request.due()).min()
+        self.waited_for().map(Request::due).min()
     }
 
     /// A call that has run out of time, and of which.

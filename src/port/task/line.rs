@@ -1,4 +1,5 @@
 //! The calls that were written ahead to a worker, in the order in which Python comes to them.
+#![allow(clippy::vec_box, reason = "they come and go as boxes")]
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -77,8 +78,7 @@ impl Line {
         let Some(last) = self.entries.iter().position(|entry| entry.is(id)) else {
             return Vec::new();
         };
-        let through = (0..=last).filter_map(|at| self.entries.get(at).map(Entry::id));
-        let ids: Vec<_> = through.collect();
+        let ids: Vec<_> = self.entries.iter().take(last + 1).map(Entry::id).collect();
         ids.into_iter().filter_map(|id| self.take(id)).collect()
     }
 
