@@ -6,18 +6,16 @@
 //! byte; Python copies it into the other, and sends a byte; the host copies it out. No frames, no JSON, no views. "floor" is
 //! the same with Python reading in place, as a handler does that returns something small. The others are calls of a
 //! handler that returns what it was given. All take turns in one run, and a ratio is that of neighbouring rounds.
-#![allow(unsafe_code)]
 
+mod bare_segment;
 mod common;
 
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
+use bare_segment::BareSegment;
 use common::{Options, Spread, Table, python};
 use serde::Serialize;
 use snakepen::{Array, Pool};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
 
 /// What the echo of a large array may cost, in bare ones.
 const REACH: f64 = 1.5;
@@ -30,98 +28,6 @@ const SIZES: [(usize, &str); 6] = [
     (1 << 20, "1 MiB"),
     (16 << 20, "16 MiB"),
 ];
-
-const LARGEST: usize = 16 << 20;
-
-const BARE: &str = "
-import mmap, os, socket, sys
-port = socket.socket(socket.AF_UNIX)
-port.connect(sys.argv[1])
-ours, theirs = (mmap.mmap(os.open(path, os.O_RDWR), 0) for path in sys.argv[2:4])
-view = memoryview(ours)
-while message := port.recv(8):
-    size = int.from_bytes(message, 'little')
-    if size:
-        theirs[:size] = view[:size]
-    port.send(message)
-";
-
-/// A segment that is mapped for as long as the program runs.
-struct Mapped {
-    fd: OwnedFd,
-    start: *mut u8,
-}
-
-// SAFETY: the mapping is used by whoever has the value, and by nobody else.
-unsafe impl Send for Mapped {}
-// SAFETY: as above.
-unsafe impl Sync for Mapped {}
-
-impl Mapped {
-    fn new() -> Self {
-        let fd = rustix::fs::memfd_create("bare", rustix::fs::MemfdFlags::CLOEXEC).expect("memory");
-        rustix::fs::ftruncate(&fd, LARGEST as u64).expect("memory");
-        let (null, access) = (std::ptr::null_mut(), libc::PROT_READ | libc::PROT_WRITE);
-        // SAFETY: a new mapping, at an address that the kernel chooses.
-        let start =
-            unsafe { libc::mmap(null, LARGEST, access, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
-        assert_ne!(start, libc::MAP_FAILED, "memory");
-        Self { fd, start: start.cast() }
-    }
-
-    fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
-    }
-
-    fn write(&self, bytes: &[u8]) {
-        assert!(bytes.len() <= LARGEST);
-        // SAFETY: the mapping is that large, and nothing refers to it.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start, bytes.len()) };
-    }
-
-    fn read(&self, bytes: &mut [u8]) {
-        assert!(bytes.len() <= LARGEST);
-        // SAFETY: the mapping is that large, and nothing refers to it.
-        unsafe { std::ptr::copy_nonoverlapping(self.start, bytes.as_mut_ptr(), bytes.len()) };
-    }
-}
-
-struct Bare {
-    port: UnixStream,
-    there: Mapped,
-    back: Mapped,
-    received: Vec<u8>,
-    _child: tokio::process::Child,
-}
-
-impl Bare {
-    async fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("bare");
-        let listener = UnixListener::bind(&path).expect("a socket");
-        let (there, back) = (Mapped::new(), Mapped::new());
-        let child = tokio::process::Command::new(python())
-            .args(["-c", BARE])
-            .arg(&path)
-            .args([there.path(), back.path()])
-            .kill_on_drop(true)
-            .spawn()
-            .expect("a Python process");
-        let (port, _) = listener.accept().await.expect("a connection");
-        Self { port, there, back, received: vec![0; LARGEST], _child: child }
-    }
-
-    async fn echo(&mut self, data: &[u8], in_place: bool) {
-        self.there.write(data);
-        let message = if in_place { 0 } else { data.len() as u64 };
-        self.port.write_all(&message.to_le_bytes()).await.expect("a process that listens");
-        let mut answer = [0; 8];
-        self.port.read_exact(&mut answer).await.expect("a process that answers");
-        if !in_place {
-            self.back.read(&mut self.received[..data.len()]);
-        }
-    }
-}
 
 #[derive(Serialize)]
 struct Row {
@@ -155,7 +61,7 @@ async fn echo(pool: &Pool, array: &Array) {
 
 async fn run(quick: bool) -> Vec<Row> {
     let rounds = if quick { 7 } else { 21 };
-    let mut bare = Bare::start().await;
+    let mut bare = BareSegment::start(python()).await;
     // From 4 KiB, so that the sizes below the default tell where it should be.
     let (segment, socket) = (pool("segment", Some(4 << 10)).await, pool("socket", None).await);
     let numpy =

@@ -1,0 +1,1 @@
+"""What runs the comparison. Standard library only."""

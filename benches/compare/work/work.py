@@ -1,0 +1,29 @@
+"""What every system runs: the same functions, whoever calls them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def echo(value: Any) -> Any:
+    return value
+
+
+def sleep5ms() -> None:
+    time.sleep(0.005)
+
+
+def spin(turns: int) -> int:
+    """Pure Python work."""
+    total = 0
+    for turn in range(turns):
+        total += turn & 3
+    return total
+
+
+def stream(items: int) -> Iterator[int]:
+    yield from range(items)
