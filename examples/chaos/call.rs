@@ -75,6 +75,8 @@ pub(crate) enum Expect {
     /// Before it is made.
     Refused,
     Deadlock,
+    /// With WouldDeadlock, or with this text.
+    DeadlockOr(String),
     Timeout,
     /// By its handle.
     Cancelled,

@@ -78,7 +78,9 @@ pub(crate) fn judge(
         _ => {}
     }
     let as_expected = match (&call.expect, ended) {
-        (Expect::Answer(text), Ok(Answer(_, _, answer, ..))) => answer == text,
+        (Expect::Answer(text) | Expect::DeadlockOr(text), Ok(Answer(_, _, answer, ..))) => {
+            answer == text
+        }
         (Expect::OneOf(texts), Ok(Answer(_, _, answer, ..))) => texts.contains(answer),
         (Expect::Buffers(buffers), Ok(Answer(_, _, _, answer, _))) => answer == buffers,
         (Expect::Arrays(arrays), Ok(Answer(_, _, _, _, answer))) => answer == arrays,
@@ -89,7 +91,7 @@ pub(crate) fn judge(
         | (Expect::BadResult, Err(Error::BadResult { .. }))
         | (Expect::Unknown, Err(Error::UnknownHandler { .. }))
         | (Expect::Refused, Err(Error::Encode { .. } | Error::TooLarge { .. }))
-        | (Expect::Deadlock, Err(Error::WouldDeadlock { .. }))
+        | (Expect::Deadlock | Expect::DeadlockOr(_), Err(Error::WouldDeadlock { .. }))
         | (Expect::Timeout | Expect::DeathOrTimeout(_), Err(Error::Timeout { .. })) => true,
         (Expect::Exception(name), Err(Error::Python { exception, .. })) => {
             exception.type_name == *name && exception.message.contains(&call.nonce.to_string())
@@ -116,7 +118,9 @@ pub(crate) fn judge(
     }
     let may_fail = match error {
         // It was to be refused at once.
-        Error::Timeout { .. } => !matches!(call.expect, Expect::Refused | Expect::Deadlock),
+        Error::Timeout { .. } => {
+            !matches!(call.expect, Expect::Refused | Expect::Deadlock | Expect::DeadlockOr(_))
+        }
         Error::WorkerDied(death) if matches!(death.ended, Ended::Protocol(_)) => garbled.is_some(),
         _ => !matches!(call.expect, Expect::Refused),
     };
