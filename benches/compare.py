@@ -5,8 +5,8 @@
 
 Builds our side, makes a virtual environment for the peers, has all systems do the same jobs in turn, and writes rows,
 ratios, a table and plots into `benches/results/`. Needs Rust and CPython 3.10 to 3.13 with venv and pip. The first run
-installs and builds for some minutes; after that `--quick` takes less than five. What is compared and what is not like for
-like, the table says.
+installs and builds for some minutes; after that `--quick` takes less than five. What is compared and what is not like
+for like, the table says.
 """
 
 from __future__ import annotations

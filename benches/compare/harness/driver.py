@@ -26,7 +26,7 @@ class Driver:
     def __init__(self, system: str) -> None:
         command, extra = environment.command(system)
         self.system = system
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by end)
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             env={**os.environ, **extra}, start_new_session=True, cwd=environment.TARGET,

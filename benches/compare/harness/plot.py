@@ -46,7 +46,8 @@ def svg(title: str, bars: list[tuple[str, float]]) -> str:
     most = max(figure for _, figure in bars)
     height = 56 + len(bars) * (BAR + GAP)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        'font-family="sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         f'<text x="16" y="26" font-size="15">{escape(title)}</text>',
     ]

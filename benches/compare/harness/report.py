@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from . import jobs
 from .measure import Run
+
+NOTES = Path(__file__).resolve().parents[1] / "not_like_for_like.md"
 
 
 def number(figure: float) -> str:
@@ -19,8 +21,8 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 def markdown(run: Run, ratios: list[dict[str, Any]], machine: list[str], command: str) -> str:
     lines = ["# Snakepen beside others", "", f"By `{command}`:", "", *(f"- {line}" for line in machine), ""]
     lines += [
-        f"Each figure is the median of {run.rounds} rounds of {run.seconds:g} s, in which all systems take turns; a ratio is "
-        "that of neighbouring rounds: median (lowest to highest).",
+        f"Each figure is the median of {run.rounds} rounds of {run.seconds:g} s, in which all systems take turns; a "
+        "ratio is that of neighbouring rounds: median (lowest to highest).",
         "",
         "## Ratios",
         "",
@@ -43,8 +45,8 @@ def markdown(run: Run, ratios: list[dict[str, Any]], machine: list[str], command
             ["system", "workers", "callers", "per second", "p50 µs", "p99 µs", "CPU µs per call", "MB"],
             [
                 [
-                    row["system"], str(row["workers"]), str(row["callers"]), number(row["calls_per_s"]), number(row["p50_us"]),
-                    number(row["p99_us"]), number(row["cpu_us_per_call"]), number(row["rss_mb"]),
+                    row["system"], str(row["workers"]), str(row["callers"]), number(row["calls_per_s"]),
+                    number(row["p50_us"]), number(row["p99_us"]), number(row["cpu_us_per_call"]), number(row["rss_mb"]),
                 ]
                 for row in run.rows
                 if row["job"] == job
@@ -58,5 +60,5 @@ def markdown(run: Run, ratios: list[dict[str, Any]], machine: list[str], command
     if run.failures:
         lines += ["", "## What failed", ""]
         lines += [f"- {one['system']}, {one['job']}: {one['error']}" for one in run.failures]
-    lines += ["", "## What is not like for like", "", *(f"- {note}" for note in jobs.NOTES), ""]
+    lines += ["", "## What is not like for like", "", NOTES.read_text()]
     return "\n".join(lines)

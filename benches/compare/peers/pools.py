@@ -1,5 +1,6 @@
 """The pools of the standard library, and loky: `pools.py mp_pool | executor | loky`."""
 
+# ruff: noqa: E402  (what is beside this file is found by its path)
 from __future__ import annotations
 
 import os
@@ -58,7 +59,7 @@ class MpPool(rounds.Peer):
 
 
 class Executor(rounds.Peer):
-    """Starts interpreters afresh ("spawn") where they import, so that it stands for that; else forks, which is faster."""
+    """Starts interpreters afresh ("spawn") for imports, so that it stands for that; else forks, which is faster."""
 
     executor: Any = None
 

@@ -1,5 +1,6 @@
 """Ray: an actor per worker, called in turn."""
 
+# ruff: noqa: E402  (what is beside this file is found by its path)
 from __future__ import annotations
 
 import itertools
