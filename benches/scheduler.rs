@@ -4,28 +4,21 @@
 
 mod common;
 
-// Private in the crate; as a module of an inline one it keeps its own directory for what is nested in it.
-#[path = "../src"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod crate_source {
-    pub(crate) mod scheduler;
-}
+#[path = "scheduler_load/mod.rs"]
+mod scheduler_load;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use common::{Options, Spread, Table, thousands};
-use crate_source::scheduler::{Batch, Removed, Scheduler, Wish};
+use scheduler_load::scheduler::{Batch, Removed, Wish};
+use scheduler_load::{Load, Request};
 use serde::Serialize;
 
 const SLOTS: [usize; 4] = [1, 8, 64, 256];
 const QUEUED: [u64; 4] = [1, 100, 10_000, 100_000];
 const SEATS: [usize; 2] = [1, 16];
 const BATCHES: [u16; 3] = [4, 16, 64];
-
-/// As large as a request of the pool.
-type Request = [u64; 20];
-const REQUEST: Request = [0; 20];
 
 #[derive(Serialize)]
 struct Row {
@@ -62,57 +55,6 @@ impl Bench {
             time.as_nanos() as f64 / operations as f64
         });
         Spread::of(rounds).median
-    }
-}
-
-/// What the calls are made with: deadlines a minute ahead, in steps, as calls with one time-out have them.
-struct Load {
-    scheduler: Scheduler<Request>,
-    wish: Wish,
-    next: u64,
-    base: Instant,
-}
-
-impl Load {
-    fn new(slots: usize, seats: usize, wish: Wish) -> Self {
-        let mut scheduler = Scheduler::new(slots, seats);
-        for slot in 0..slots {
-            assert!(scheduler.up(slot, 1, &[]));
-        }
-        Self { scheduler, wish, next: 1, base: Instant::now() }
-    }
-
-    /// Every seat taken, and `queued` calls that wait.
-    fn loaded(slots: usize, seats: usize, queued: u64) -> Self {
-        let mut load = Self::new(slots, seats, Wish::default());
-        for _ in 0..(slots * seats) as u64 + queued {
-            load.submit();
-        }
-        load
-    }
-
-    fn deadline(&self, id: u64) -> Instant {
-        self.base + Duration::from_secs(60) + Duration::from_micros(10 * id)
-    }
-
-    /// Submits a call; returns the slot if it runs at once.
-    fn submit(&mut self) -> Option<usize> {
-        let id = self.next;
-        self.next += 1;
-        let (deadline, now) = (self.deadline(id), self.base);
-        let given = self.scheduler.submit(id, deadline, self.wish, now, black_box(REQUEST));
-        black_box(given).map(|next| next.slot)
-    }
-
-    fn idle(&mut self, slot: usize, id: u64) -> bool {
-        black_box(self.scheduler.idle(slot, 1, id, self.base)).is_some()
-    }
-
-    /// The ids of the queued calls, shuffled.
-    fn waiting(&self, running: usize) -> Vec<u64> {
-        let mut ids: Vec<u64> = (running as u64 + 1..self.next).collect();
-        fastrand::Rng::with_seed(7).shuffle(&mut ids);
-        ids
     }
 }
 
