@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -101,17 +102,17 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let handler = self.plan.handler().to_owned();
+        let handler = Arc::clone(&self.plan.handler);
         Box::pin(async move {
             let payload = self.plan.make(None, context::chain()).await?;
-            codec::decode(&payload).map_err(|message| undecoded(handler, message))
+            codec::decode(&payload).map_err(|message| undecoded(&handler, message))
         })
     }
 }
 
-fn undecoded(handler: String, mut message: String) -> Error {
+fn undecoded(handler: &str, mut message: String) -> Error {
     if message.contains("expected unit") {
         message += "; `()` stands for None, and `serde::de::IgnoredAny` takes whatever comes";
     }
-    Error::Decode { handler, message }
+    Error::Decode { handler: handler.to_owned(), message }
 }

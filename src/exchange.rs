@@ -45,8 +45,14 @@ pub(crate) struct CallerSide {
 
 impl CallerSide {
     /// The port's side for another try, and where that one asks for inputs.
-    pub(crate) fn open(&self) -> (PortSide, mpsc::Receiver<Want>) {
-        let (wants, wanted) = mpsc::channel(self.inputs.most_wants());
+    pub(crate) fn open(&self) -> (PortSide, Option<mpsc::Receiver<Want>>) {
+        let (wants, wanted) = match self.inputs.is_empty() {
+            true => (None, None),
+            false => {
+                let (wants, wanted) = mpsc::channel(self.inputs.most_wants());
+                (Some(wants), Some(wanted))
+            }
+        };
         let stream = self.items.as_ref().map(|items| Outlet {
             items: items.clone(),
             window: Window::default(),
@@ -54,7 +60,6 @@ impl CallerSide {
             since: None,
             began: Arc::clone(&self.began),
         });
-        let wants = (!self.inputs.is_empty()).then_some(wants);
         (PortSide { stream, wants, progress: self.progress.clone() }, wanted)
     }
 

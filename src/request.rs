@@ -15,7 +15,7 @@ use crate::scheduler::Wish;
 use crate::shared::Shared;
 use crate::stats::WorkerState;
 use crate::turns::Turn;
-use crate::wire::{HEADER, Message};
+use crate::wire::Message;
 
 /// What a caller gets: the result, still encoded, or why there is none.
 pub(crate) type Answer = Result<Payload, Error>;
@@ -79,7 +79,7 @@ impl Request {
     }
 
     pub(crate) fn handler(&self) -> &str {
-        self.ticket.handler()
+        &self.ticket.handler
     }
 
     /// The call is given to a worker: to be run now or, if it is written ahead, after what that has.
@@ -92,7 +92,7 @@ impl Request {
         } else {
             ticket.assign(held, wish, now);
         }
-        ticket.shared.breaker.begins(ticket.handler(), ticket.id, now);
+        ticket.shared.breaker.begins(&ticket.handler, ticket.id, now);
     }
 
     /// What was written ahead begins.
@@ -215,17 +215,6 @@ impl Request {
     }
 }
 
-/// The handler's name in an encoded CALL frame.
-pub(crate) fn handler_of(frame: &[u8]) -> &str {
-    let length = frame.get(6..8).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])));
-    frame
-        .get(HEADER..HEADER + length)
-        .and_then(|name| std::str::from_utf8(name).ok())
-        // After it, the id of a session.
-        .and_then(|name| name.split('\0').next())
-        .unwrap_or_default()
-}
-
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Queue,
@@ -244,6 +233,7 @@ enum Place {
 pub(crate) struct Ticket {
     pub(crate) id: u64,
     pub(crate) deadline: Instant,
+    handler: Arc<str>,
     timeout: Duration,
     submitted: Instant,
     place: Place,
@@ -259,6 +249,7 @@ impl Ticket {
     /// Admits a call, or refuses it because the queue is full.
     pub(crate) fn admit(
         shared: &Arc<Shared>,
+        handler: &Arc<str>,
         id: u64,
         submitted: Instant,
         timeout: Duration,
@@ -270,6 +261,7 @@ impl Ticket {
         let (reply, answer) = oneshot::channel();
         let ticket = Self {
             id,
+            handler: Arc::clone(handler),
             deadline: deadline_after(submitted, timeout),
             timeout,
             submitted,
@@ -302,7 +294,7 @@ impl Ticket {
 
     /// Tells the handler's circuit how a call has ended that a worker had.
     fn judge(&self, verdict: Verdict, now: Instant) {
-        let (pool, handler) = (&self.shared.config.name, self.handler());
+        let (pool, handler) = (&self.shared.config.name, &*self.handler);
         match self.shared.breaker.ends(handler, self.id, verdict, now) {
             Some(Change::Opened { failures }) => {
                 tracing::warn!(
@@ -339,10 +331,6 @@ impl Ticket {
         self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
-    fn handler(&self) -> &str {
-        handler_of(self.frame.head())
-    }
-
     /// Counts the call and frees its worker on the board; sending the answer is left for later, so that Python
     /// can be given its next call first.
     pub(crate) fn settle(mut self, answer: Answer, after: WorkerState) -> Settled {
@@ -373,7 +361,7 @@ impl Ticket {
                 Error::WorkerDied(Arc::new(WorkerDeath {
                     worker: config.worker_name(held.slot),
                     pid: self.shared.board.pid(held.slot, held.epoch).unwrap_or_default(),
-                    handler: self.handler().to_owned(),
+                    handler: (*self.handler).to_owned(),
                     exit: Exit::Unknown,
                     ended: Ended::Stopped,
                     started: true,

@@ -12,7 +12,7 @@ use crate::error::{Error, Stage};
 use crate::exchange::CallerSide;
 use crate::pool::Anchor;
 use crate::port::Command;
-use crate::request::{Answer, Request, Ticket, Why, handler_of};
+use crate::request::{Answer, Request, Ticket, Why};
 use crate::retry::Retry;
 use crate::scheduler::{Place, Wish};
 use crate::shared::{PoolCell, Shared};
@@ -25,6 +25,7 @@ const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 /// What a call gets when it is made.
 pub(super) struct Made {
     pub(super) id: u64,
+    pub(super) handler: Arc<str>,
     pub(super) at: Instant,
     pub(super) timeout: Duration,
     pub(super) cancel: Option<CancellationToken>,
@@ -34,11 +35,11 @@ pub(super) struct Made {
 
 impl Made {
     /// The error of a call that was cancelled before this try is made.
-    fn not_if_cancelled(&self, frame: &Message) -> Result<(), Error> {
+    fn not_if_cancelled(&self) -> Result<(), Error> {
         if self.cancel.as_ref().is_none_or(|cancel| !cancel.is_cancelled()) {
             return Ok(());
         }
-        let handler = handler_of(frame.head()).to_owned();
+        let handler = (*self.handler).to_owned();
         let (elapsed, python_stack) = (Duration::ZERO, String::new());
         Err(Error::Cancelled { handler, stage: Stage::Queue, elapsed, python_stack })
     }
@@ -66,7 +67,7 @@ pub(super) async fn attempt(
     // Of the last try that may have run, else of the last one.
     let mut worst: Option<Error> = None;
     loop {
-        let outcome = match made.not_if_cancelled(&frame) {
+        let outcome = match made.not_if_cancelled() {
             Ok(()) => make(anchor, wish, frame.clone(), &made, line.as_mut(), &mut side).await,
             Err(error) => Err(error),
         };
@@ -101,11 +102,14 @@ pub(super) async fn attempt(
         };
         let Some(pause) = pause else { return Err(error) };
         worst = Some(error);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            // The next try is not made.
-            () = made.cancelled() => {}
-        }
+        Box::pin(async {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // The next try is not made.
+                () = made.cancelled() => {}
+            }
+        })
+        .await;
         let now = Instant::now();
         let left = timeout.saturating_sub(now - at);
         made = Made { id: anchor.shared.next_id(), at: now, timeout: left, ..made };
@@ -129,15 +133,15 @@ async fn make(
     if wish.key.is_some() {
         wish.settle(shared.board.size());
     }
-    let blocks = |outer: &Arc<Nested>| outer.blocks(shared, wish.place, handler_of(frame.head()));
+    let blocks = |outer: &Arc<Nested>| outer.blocks(shared, wish.place, &made.handler);
     if let Some(error) = made.outer.as_ref().and_then(blocks) {
         return Err(error);
     }
     // Before the answer's receiver, so that it is dropped after it: whoever is told finds that closed.
     let mut guard = AbandonOnDrop { shared, id, armed: false };
-    let (ticket, mut answer) = Ticket::admit(shared, id, at, timeout)?;
+    let (ticket, mut answer) = Ticket::admit(shared, &made.handler, id, at, timeout)?;
     guard.armed = true;
-    shared.kinds.apply(handler_of(frame.head()), &mut wish);
+    shared.kinds.apply(&made.handler, &mut wish);
     if !side.is_plain() || made.outer.is_some() {
         // What a handler waits for must not wait for that handler.
         wish.ahead = 0;
@@ -148,22 +152,27 @@ async fn make(
     request.outer.clone_from(&made.outer);
     let mut request = Some(request);
     if let Some(line) = line {
-        request = line.wait(anchor, request, made).await;
+        request = Box::pin(line.wait(anchor, request, made)).await;
     }
     if let Some(request) = request
         && let Err(request) = shared.submit(request)
     {
-        submit_later(anchor, request, made).await;
+        Box::pin(submit_later(anchor, request, made)).await;
     }
-    let answer = match (&made.cancel, side.inputs.is_empty()) {
-        (None, true) => answer.await,
-        (Some(_), true) => answer_or_cancel(shared, &mut answer, made).await,
-        (_, false) => {
-            tokio::select! {
-                biased;
-                answer = answer_or_cancel(shared, &mut answer, made) => answer,
-                never = side.inputs.pump(id, &mut wants, shared.config.limits.max_frame) => match never {},
-            }
+    // What few calls need is apart, so that the others' futures are small.
+    let answer = match (&made.cancel, &mut wants) {
+        (None, None) => answer.await,
+        (Some(_), None) => Box::pin(answer_or_cancel(shared, &mut answer, made)).await,
+        (_, Some(wants)) => {
+            let pump = side.inputs.pump(id, wants, shared.config.limits.max_frame);
+            Box::pin(async {
+                tokio::select! {
+                    biased;
+                    answer = answer_or_cancel(shared, &mut answer, made) => answer,
+                    never = pump => match never {},
+                }
+            })
+            .await
         }
     };
     guard.disarm();
@@ -190,7 +199,8 @@ impl Placed {
         if shared.is_closed() {
             return Err(Error::Closed { pool });
         }
-        let (ticket, answer) = Ticket::admit(shared, made.id, made.at, made.timeout)?;
+        let (ticket, answer) =
+            Ticket::admit(shared, &made.handler, made.id, made.at, made.timeout)?;
         if let Err(request) = shared.submit(Request::new(frame, wish, ticket)) {
             submit_later(anchor, request, made).await;
         }

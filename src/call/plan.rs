@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::exchange::input::Sure;
 use crate::exchange::{CallerSide, Item, ProgressWatch};
 use crate::pool::Anchor;
-use crate::request::{Answer, handler_of};
+use crate::request::Answer;
 use crate::retry::Retry;
 use crate::scheduler::{Place, Wish};
 use crate::session::SessionError;
@@ -35,6 +35,7 @@ const LONGEST_NAME: usize = 65_000;
 #[derive(Debug)]
 pub(crate) struct Plan {
     anchor: Arc<Anchor>,
+    pub(super) handler: Arc<str>,
     pub(super) wish: Wish,
     frame: Result<FrameBuilder, Error>,
     pub(super) timeout: Duration,
@@ -53,7 +54,7 @@ impl Plan {
         handler: &str,
         args: &impl Serialize,
     ) -> Self {
-        Self::encoded(anchor, place, encode(handler, None, args))
+        Self::encoded(anchor, handler, place, encode(handler, None, args))
     }
 
     /// A call whose arguments are encoded already.
@@ -63,7 +64,7 @@ impl Plan {
             frame.beside(args.buffers);
             frame
         });
-        Self::encoded(anchor, Place::Anywhere, frame)
+        Self::encoded(anchor, handler, Place::Anywhere, frame)
     }
 
     /// A call that belongs to a session, in line with the others or not.
@@ -76,12 +77,18 @@ impl Plan {
     ) -> Self {
         let line = session.as_ref().ok().filter(|_| in_order).map(|&id| id.into());
         let frame = session.map_err(Error::from).and_then(|id| encode(handler, Some(id), args));
-        Self { line, in_session: true, ..Self::encoded(anchor, Place::Anywhere, frame) }
+        Self { line, in_session: true, ..Self::encoded(anchor, handler, Place::Anywhere, frame) }
     }
 
-    fn encoded(anchor: Arc<Anchor>, place: Place, frame: Result<FrameBuilder, Error>) -> Self {
+    fn encoded(
+        anchor: Arc<Anchor>,
+        handler: &str,
+        place: Place,
+        frame: Result<FrameBuilder, Error>,
+    ) -> Self {
         Self {
             frame,
+            handler: handler.into(),
             timeout: anchor.shared.config.limits.call_timeout,
             anchor,
             wish: Wish { place, ..Wish::default() },
@@ -138,13 +145,8 @@ impl Plan {
         } else {
             return;
         };
-        let handler = handler_of(frame.bytes()).to_owned();
+        let handler = (*self.handler).to_owned();
         self.frame = Err(Error::Encode { handler, message });
-    }
-
-    /// The handler that is called; empty if that cannot be.
-    pub(super) fn handler(&self) -> &str {
-        self.frame.as_ref().map(|frame| handler_of(frame.bytes())).unwrap_or_default()
     }
 
     pub(super) fn pool(&self) -> &str {
@@ -153,9 +155,9 @@ impl Plan {
 
     /// See [`Call::place`](super::Call::place).
     pub(super) async fn place(self) -> Result<Placed, Error> {
-        let Self { anchor, wish, frame, timeout, .. } = self;
+        let Self { anchor, handler, wish, frame, timeout, .. } = self;
         let (id, at) = (anchor.shared.next_id(), Instant::now());
-        let made = Made { id, at, timeout, cancel: None, outer: None };
+        let made = Made { id, handler, at, timeout, cancel: None, outer: None };
         let frame = finish(frame?, &made, anchor.shared.config.limits.max_frame)?;
         Placed::new(&anchor, wish, frame, &made).await
     }
@@ -166,20 +168,29 @@ impl Plan {
         items: Option<mpsc::UnboundedSender<Item>>,
         outer: Option<Arc<Nested>>,
     ) -> Answer {
-        let Self { anchor, wish, frame, mut timeout, line, cancel, idempotent, mut side, .. } =
-            self;
+        let Self {
+            anchor,
+            handler,
+            wish,
+            frame,
+            mut timeout,
+            line,
+            cancel,
+            idempotent,
+            mut side,
+            ..
+        } = self;
         let shared = &anchor.shared;
         let (mut frame, at) = (frame?, Instant::now());
         if let Some(outer) = &outer {
             timeout = timeout.min(outer.deadline.saturating_duration_since(at));
-            let handler = handler_of(frame.bytes());
-            let blocks = |session: &Arc<str>| outer.blocks_turn(shared, session, handler);
+            let blocks = |session: &Arc<str>| outer.blocks_turn(shared, session, &handler);
             if let Some(error) = line.as_ref().and_then(blocks) {
                 return Err(error);
             }
         }
         let line = line.map(|session| Line::up(&shared.turns, &session));
-        let made = Made { id: shared.next_id(), at, timeout, cancel, outer };
+        let made = Made { id: shared.next_id(), handler, at, timeout, cancel, outer };
         if items.is_some() {
             frame.flag(FLAG_STREAM);
         }
@@ -246,9 +257,7 @@ fn finish(mut frame: FrameBuilder, made: &Made, limit: usize) -> Result<Message,
     let deadline = sys::monotonic_ns(made.at).saturating_add(nanos(made.timeout));
     match frame.message(made.id, deadline, limit) {
         Ok(frame) => Ok(frame),
-        Err(size) => {
-            Err(Error::TooLarge { handler: handler_of(frame.bytes()).to_owned(), size, limit })
-        }
+        Err(size) => Err(Error::TooLarge { handler: (*made.handler).to_owned(), size, limit }),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ enum State {
 #[derive(Debug)]
 struct Running {
     pool: String,
-    handler: String,
+    handler: Arc<str>,
     items: mpsc::UnboundedReceiver<Item>,
     call: AbortOnDropHandle<Answer>,
     /// How the call has ended. There may be items from before that.
@@ -157,7 +158,7 @@ impl Running {
             let message = "there is no tokio runtime here: poll it inside of one".to_owned();
             return Err(Error::Config { option: "stream", message });
         };
-        let (pool, handler) = (plan.pool().to_owned(), plan.handler().to_owned());
+        let (pool, handler) = (plan.pool().to_owned(), Arc::clone(&plan.handler));
         let (sender, items) = mpsc::unbounded_channel();
         let call = AbortOnDropHandle::new(runtime.spawn(plan.make(Some(sender), context::chain())));
         Ok(Self { pool, handler, items, call, end: None, taken: 0, told: 0, bytes: 0 })
@@ -215,7 +216,7 @@ impl Running {
 
     fn decode<T: DeserializeOwned>(&self, payload: &Payload) -> Result<T, Error> {
         codec::decode(payload).map_err(|message| {
-            let mut error = undecoded(self.handler.clone(), message);
+            let mut error = undecoded(&self.handler, message);
             if let Error::Decode { message, .. } = &mut error {
                 *message = format!("item {}: {message}", self.taken - 1);
             }

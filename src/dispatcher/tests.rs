@@ -26,7 +26,7 @@ fn shared() -> Arc<Shared> {
 
 fn request(shared: &Arc<Shared>, id: u64, place: Place) -> (Box<Request>, impl Sized + use<>) {
     let (ticket, answer) =
-        Ticket::admit(shared, id, Instant::now(), Duration::from_secs(60)).unwrap();
+        Ticket::admit(shared, &"f".into(), id, Instant::now(), Duration::from_secs(60)).unwrap();
     let frame = FrameBuilder::new(Kind::Call, "handler").finish(id, 0, 1024).unwrap();
     (Request::new(frame.into(), Wish { place, ..Wish::default() }, ticket), answer)
 }

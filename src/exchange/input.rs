@@ -78,7 +78,7 @@ impl Inputs {
     /// times in a window of 1 MiB, which it was sent because the wishes before were seen. Threads that begin at the same time
     /// may each tell the first.
     pub(crate) fn most_wants(&self) -> usize {
-        16 * self.0.len().max(1)
+        16 * self.0.len()
     }
 
     /// Whether any of them was asked for an item.

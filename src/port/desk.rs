@@ -5,6 +5,8 @@
 //! which there are at most so many.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -68,8 +70,8 @@ impl Desk {
             }
         };
         let mut answer = Box::pin(self.store.execute(operation));
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        if let std::task::Poll::Ready(outcome) = answer.as_mut().poll(&mut context) {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        if let Poll::Ready(outcome) = answer.as_mut().poll(&mut context) {
             return Ok(Some(self.encode(frame.id, outcome)));
         }
         if let Some(message) = self.is_full() {
@@ -146,12 +148,20 @@ impl Desk {
 
     /// The next reply that had to be waited for; pending for ever if there is none.
     pub(super) async fn reply(&mut self) -> Message {
-        match self.waiting.join_next_with_id().await {
-            Some(Ok((task, reply))) => {
+        poll_fn(|cx| self.poll_reply(cx)).await
+    }
+
+    /// Likewise. After a question that has to wait it must be polled again.
+    pub(super) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Message> {
+        let Some(reply) = ready!(self.waiting.poll_join_next_with_id(cx)) else {
+            return Poll::Pending;
+        };
+        Poll::Ready(match reply {
+            Ok((task, reply)) => {
                 self.asked.remove(&task);
                 reply
             }
-            Some(Err(error)) => match self.asked.remove(&error.id()) {
+            Err(error) => match self.asked.remove(&error.id()) {
                 Some(Question { id, call: Some(call) }) => {
                     callback::encode(id, Err(callback::failed(&call.name, error)), self.max_frame)
                 }
@@ -161,8 +171,7 @@ impl Desk {
                     self.refuse(id, "backend", &format!("session: the store failed: {error}"))
                 }
             },
-            None => std::future::pending().await,
-        }
+        })
     }
 
     fn encode(&self, id: u64, outcome: Result<Outcome, SessionError>) -> Message {

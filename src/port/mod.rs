@@ -10,6 +10,7 @@ mod dump;
 mod lane;
 pub(crate) mod output;
 pub(crate) mod process;
+mod quiet;
 pub(crate) mod task;
 
 use std::collections::VecDeque;
@@ -158,29 +159,50 @@ impl Port {
     /// The next event. Output is passed on meanwhile; what a request wrote, before the answer that followed it: the
     /// kernel tells of both in the order in which they were written.
     pub(crate) async fn event(&mut self, source: Source<'_>) -> Event {
-        std::future::poll_fn(|cx| self.poll_event(cx, source)).await
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(event) = self.poll_output(cx, source) {
+                return Poll::Ready(event);
+            }
+            let event = std::task::ready!(self.poll_frames(cx));
+            if let Event::Frame(frame) = &event
+                && frame.is_answer()
+            {
+                self.end_of_request(cx, source);
+            }
+            Poll::Ready(event)
+        })
+        .await
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>, source: Source<'_>) -> Poll<Event> {
+    /// Passes output on, and tells of a stack that was asked for. What comes of it is older than what the socket has when
+    /// this returns.
+    fn poll_output(&mut self, cx: &mut Context<'_>, source: Source<'_>) -> Poll<Event> {
         self.stdout.poll(cx, source);
         self.stderr.poll(cx, source);
-        // Before the answer that follows it.
-        if let Poll::Ready((id, stack)) = self.dump.poll(cx) {
-            return Poll::Ready(Event::Stack(id, stack));
-        }
+        self.dump.poll(cx).map(|(id, stack)| Event::Stack(id, stack))
+    }
+
+    /// The answer of a request is here: passes on what it wrote, finished line or not.
+    fn end_of_request(&mut self, cx: &mut Context<'_>, source: Source<'_>) {
+        self.stdout.end_of_request(cx, source);
+        self.stderr.end_of_request(cx, source);
+    }
+
+    /// Likewise, where nothing more has come since output was passed on.
+    fn end_of_lines(&mut self, source: Source<'_>) {
+        self.stdout.end_of_line(source);
+        self.stderr.end_of_line(source);
+    }
+
+    /// The next frame, or the end.
+    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         loop {
             match self.next_frame() {
                 Ok(Next::Later) => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Ok(Next::Frame(frame)) => {
-                    if matches!(frame.kind, Kind::Result | Kind::Error) {
-                        self.stdout.end_of_request(cx, source);
-                        self.stderr.end_of_request(cx, source);
-                    }
-                    return Poll::Ready(Event::Frame(*frame));
-                }
+                Ok(Next::Frame(frame)) => return Poll::Ready(Event::Frame(*frame)),
                 Ok(Next::Nothing) => {}
                 Err(error) => return Poll::Ready(Event::Broken(error)),
             }

@@ -115,7 +115,14 @@ impl Lines {
         if !self.read(cx, source, LARGEST_PIPE) {
             cx.waker().wake_by_ref();
         }
-        self.flush(source);
+        self.end_of_line(source);
+    }
+
+    /// The last line ends here, finished or not.
+    pub(crate) fn end_of_line(&mut self, source: Source<'_>) {
+        if !self.partial.is_empty() {
+            self.flush(source);
+        }
     }
 
     /// Reads until nothing is there, or `limit` bytes; whether the former.

@@ -15,8 +15,10 @@ mod line;
 mod start;
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ractor::ActorRef;
@@ -26,6 +28,7 @@ use super::answer::answer;
 use super::desk::Desk;
 use super::output::{self, Source};
 use super::process::Child;
+use super::quiet::Quiet;
 use super::{Event, Port};
 use crate::actors::launcher::LauncherMsg;
 use crate::actors::worker::WorkerMsg;
@@ -152,6 +155,17 @@ enum Leave {
     },
 }
 
+/// What a port that serves has to do next.
+enum Turn {
+    Leave(Leave),
+    Command(Command),
+    /// Something is due.
+    Alarm,
+    /// To what Python has asked.
+    Reply(Message),
+    Event(Event),
+}
+
 /// A started port.
 struct Live {
     port: Port,
@@ -166,6 +180,10 @@ struct Live {
     meter: Meter,
     /// Where Python asks.
     desk: Desk,
+    /// What is asked before commands and frames: the actor, the alarm, the desk, output.
+    early: Quiet,
+    /// What is asked after them: the process.
+    late: Quiet,
 }
 
 impl Live {
@@ -211,20 +229,44 @@ impl PortTask {
                 && due < alarm.deadline()
             {
                 alarm.as_mut().reset(due);
+                live.early.again();
             }
             let source = source(&self.shared, &self.name, live.calls.only());
-            let event = tokio::select! {
-                biased;
-                _ = &mut self.actor_gone => return Leave::Kill(Ended::Stopped),
-                command = self.commands.recv() => {
-                    // The task itself holds a sender, so the channel never ends.
-                    let Some(command) = command else { return Leave::Kill(Ended::Stopped) };
-                    match self.command(live, command) {
-                        Some(leave) => return leave,
-                        None => continue,
+            let turn = poll_fn(|cx| {
+                let first = live.early.poll(cx, |cx| {
+                    if Pin::new(&mut self.actor_gone).poll(cx).is_ready() {
+                        return Poll::Ready(Turn::Leave(Leave::Kill(Ended::Stopped)));
                     }
+                    if alarm.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Turn::Alarm);
+                    }
+                    if let Poll::Ready(reply) = live.desk.poll_reply(cx) {
+                        return Poll::Ready(Turn::Reply(reply));
+                    }
+                    live.port.poll_output(cx, source).map(Turn::Event)
+                });
+                if first.is_ready() {
+                    return first;
                 }
-                () = &mut alarm => {
+                if let Poll::Ready(command) = self.commands.poll_recv(cx) {
+                    // The task itself holds a sender, so the channel never ends.
+                    let end = Turn::Leave(Leave::Kill(Ended::Stopped));
+                    return Poll::Ready(command.map_or(end, Turn::Command));
+                }
+                if let Poll::Ready(event) = live.port.poll_frames(cx) {
+                    return Poll::Ready(Turn::Event(event));
+                }
+                live.late
+                    .poll(cx, |cx| live.child.poll_ended(cx))
+                    .map(|()| Turn::Leave(Leave::Died))
+            });
+            let event = match turn.await {
+                Turn::Leave(leave) => return leave,
+                Turn::Command(command) => match self.command(live, command) {
+                    Some(leave) => return leave,
+                    None => continue,
+                },
+                Turn::Alarm => {
                     let now = tokio::time::Instant::now();
                     while let Some((id, why)) = live.calls.expired(now.into_std()) {
                         self.cancel(live, id, why);
@@ -239,13 +281,24 @@ impl PortTask {
                     alarm.as_mut().reset(live.due().unwrap_or(now + NEVER));
                     continue;
                 }
-                reply = live.desk.reply() => {
+                Turn::Reply(reply) => {
                     live.port.send(reply);
                     continue;
                 }
-                event = live.port.event(source) => event,
-                () = poll_fn(|cx| live.child.poll_ended(cx)) => return Leave::Died,
+                Turn::Event(event) => event,
             };
+            if let Event::Frame(frame) = &event {
+                match frame.kind {
+                    // What the request wrote comes before its answer: the kernel tells of both in the order in which they
+                    // were written, so if there is any, the sources know by now.
+                    Kind::Result | Kind::Error if live.early.is_woken() => {
+                        live.early.with(|cx| live.port.end_of_request(cx, source));
+                    }
+                    Kind::Result | Kind::Error => live.port.end_of_lines(source),
+                    Kind::Ask => live.early.again(),
+                    _ => {}
+                }
+            }
             let leave = match event {
                 Event::Frame(frame) => self.frame(live, frame),
                 Event::Stack(id, stack) => {

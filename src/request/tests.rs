@@ -16,7 +16,7 @@ fn shared() -> Arc<Shared> {
 }
 
 fn ticket(shared: &Arc<Shared>, id: u64) -> (Ticket, oneshot::Receiver<Answer>) {
-    Ticket::admit(shared, id, Instant::now(), Duration::from_secs(60)).unwrap()
+    Ticket::admit(shared, &"größe".into(), id, Instant::now(), Duration::from_secs(60)).unwrap()
 }
 
 fn request(shared: &Arc<Shared>, id: u64) -> (Box<Request>, oneshot::Receiver<Answer>) {
@@ -46,20 +46,10 @@ fn ok() -> Answer {
 }
 
 #[test]
-fn a_frame_tells_its_handler() {
-    let shared = shared();
-    assert_eq!(request(&shared, 1).0.handler(), "größe");
-    let nothing = FrameBuilder::bare(Kind::Call, 1);
-    for damaged in [&nothing[..], &nothing[..7], &[], &[255; 30]] {
-        assert_eq!(handler_of(damaged), "");
-    }
-}
-
-#[test]
 fn a_call_over_the_limit_is_refused_and_leaves_no_trace() {
     let shared = shared();
     let tickets: Vec<_> = (1..=5).map(|id| ticket(&shared, id)).collect();
-    let refused = Ticket::admit(&shared, 6, Instant::now(), Duration::ZERO);
+    let refused = Ticket::admit(&shared, &"größe".into(), 6, Instant::now(), Duration::ZERO);
     assert!(matches!(refused, Err(Error::Saturated { limit: 3 })));
     assert_eq!(counts(&shared), (5, 0));
     assert_eq!(shared.board.stats().rejected, 1);
@@ -192,9 +182,11 @@ fn one_that_no_worker_starts_is_passed_on_twice() {
 fn no_timeout_is_too_long() {
     let shared = shared();
     let start = Instant::now();
-    let (ticket, _answer) = Ticket::admit(&shared, 1, start, Duration::MAX).unwrap();
+    let (ticket, _answer) =
+        Ticket::admit(&shared, &"größe".into(), 1, start, Duration::MAX).unwrap();
     assert!(ticket.deadline > start + Duration::from_secs(10 * 365 * 24 * 3600));
-    let (ticket, _answer) = Ticket::admit(&shared, 2, start, Duration::ZERO).unwrap();
+    let (ticket, _answer) =
+        Ticket::admit(&shared, &"größe".into(), 2, start, Duration::ZERO).unwrap();
     assert_eq!(ticket.deadline, start);
 }
 
@@ -206,10 +198,12 @@ fn the_sums_agree_at_every_look_while_many_threads_call() {
         let callers: Vec<_> = (0..3)
             .map(|caller| {
                 let shared = &shared;
+                let handler = "f".into();
                 scope.spawn(move || {
                     for round in 0..rounds {
                         let Ok((mut ticket, answer)) = Ticket::admit(
                             shared,
+                            &handler,
                             caller * rounds + round,
                             Instant::now(),
                             Duration::ZERO,

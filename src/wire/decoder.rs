@@ -68,6 +68,11 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
+    /// Whether it ends a request.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(self.kind, Kind::Result | Kind::Error)
+    }
+
     /// The handler's name, or a status.
     pub(crate) fn name(&self) -> &str {
         // The decoder has checked it.

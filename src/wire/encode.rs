@@ -16,11 +16,6 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// Header, name, and what follows it but for the buffers.
-    pub(crate) fn head(&self) -> &[u8] {
-        &self.head
-    }
-
     /// What it is.
     pub(crate) fn kind(&self) -> Option<Kind> {
         Kind::from_wire(*self.head.get(4)?)
@@ -127,11 +122,6 @@ impl FrameBuilder {
         let mut frame = Self::new(kind, "");
         frame.fill(0, id, 0);
         frame.bytes
-    }
-
-    /// What there is so far; the header but for the lengths, which [`FrameBuilder::finish`] fills in.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
     }
 
     /// Sets a flag.

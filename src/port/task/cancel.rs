@@ -125,6 +125,7 @@ impl PortTask {
             return;
         };
         live.port.ask_to_cancel(held.id);
+        live.early.again();
         if request.side.is_waited_for() || request.wish.batch.is_some() {
             // No signal ends the wait for room in a window, for an input, or for others of a batch.
             live.port.send(FrameBuilder::bare(Kind::Cancel, held.id).into());

@@ -11,6 +11,7 @@ use super::{CLOSED_GRACE, Command, Live, PortTask, REPORT, source, unexpected};
 use crate::actors::launcher::{LauncherMsg, SpawnOrder};
 use crate::error::{Exit, PythonException, StartError};
 use crate::port::desk::Desk;
+use crate::port::quiet::Quiet;
 use crate::port::{Event, Port};
 use crate::wire::{self, Frame, Kind, ProtocolError};
 
@@ -69,6 +70,8 @@ impl PortTask {
                 self.shared.exposed.clone(),
                 self.shared.config.limits.max_frame,
             ),
+            early: Quiet::new(),
+            late: Quiet::new(),
         };
         let timeout = self.shared.config.limits.startup_timeout;
         let ready = async {
