@@ -71,7 +71,7 @@ def dumps(value: Any, limit: int = sys.maxsize) -> Encoded:
     """
     if type(value) in _PLAIN:
         try:
-            json = _json.attempt(value)
+            json = _json.to_text(value).encode()
         except TypeError:
             pass  # something in it isn't JSON
         except MemoryError:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 else:
     from _collections import deque
 
+_pack = _wire.HEADER.pack
 _SMALL = 32 * 1024
 _PIECES = 64
 """So many pieces of a frame are sent at once."""
@@ -171,7 +172,12 @@ class Connection:
     def next_call(self) -> Frame | None:
         """Waits for a call; None once Rust has asked to leave and no call is left."""
         calls = self._calls
-        while (call := self.take_call()) is None:
+        while True:
+            if calls:
+                try:
+                    return calls.popleft()
+                except IndexError:  # another thread has just taken out one that was given up
+                    continue
             if self.leaving:
                 return None
             if not self._receiving.acquire(False):
@@ -184,7 +190,6 @@ class Connection:
                 self._receiving.release()
             if self._sleepers:
                 self._wake_one()
-        return call
 
     def take_call(self) -> Frame | None:
         """A call that has been received."""
@@ -289,18 +294,20 @@ class Connection:
             waiter.wake()
 
     def _receive(self, flags: int) -> None:
+        decoder = self._decoder
         try:
-            size = self._socket.recv_into(self._decoder.space(), 0, flags)
+            size = self._socket.recv_into(decoder.space(), 0, flags)
             if not size:
-                self._decoder.finish()
+                decoder.finish()
                 raise PortEnded
-            self._decoder.received(size)
-            while (frame := self._decoder.next()) is not None:
+            decoder.received(size)
+            while decoder.filled and (frame := decoder.next()) is not None:
                 if frame.placed is not None:
                     self._resolve(frame)
                 if frame.kind == CALL:
                     self._calls.append(frame)
-                    self._wake_main()
+                    if get_ident() != self._thread:
+                        self._wake_main()
                 else:
                     self._take(frame)
         except (BlockingIOError, PortEnded, ProtocolError):
@@ -472,7 +479,7 @@ class Connection:
             # frame to send.
             self._post(b"".join(pieces) if kind == _wire.ITEM and _count() else pieces)
         elif len(json) < _SMALL:
-            self._post(_wire.encode(kind, id, arg, name, json, flags))
+            self._post(_pack(len(name) + len(json), kind, flags, len(name), id, arg) + name + json)
         else:
             self._post((_wire.encode_head(kind, id, arg, name, len(json), flags), json))
 
@@ -513,7 +520,11 @@ class Connection:
                     if not sending.acquire(False) and not sending.acquire(True, _PATIENCE):
                         return
                     while self._outgoing:
-                        self._write(self._outgoing.popleft())
+                        frame = self._outgoing.popleft()
+                        if not isinstance(frame, bytes):
+                            self._write(frame, 0)
+                        elif (sent := self._socket.send(frame, MSG_NOSIGNAL)) < len(frame):
+                            self._write((frame,), sent)
                 except OSError:
                     # Whether the port has ended or lost its descriptor, the next receive says so.
                     self._outgoing.clear()
@@ -535,23 +546,18 @@ class Connection:
         Between two requests nothing of the main thread's is under way.
         """
         self.waits = False
-        for lock in (self._sending, self._receiving):
-            if lock._is_owned():
-                lock.release()
+        if self._sending._is_owned():
+            self._sending.release()
+        if self._receiving._is_owned():
+            self._receiving.release()
 
     def flush(self) -> None:
         """Waits until what other threads are sending has gone out, for a second at most."""
         if self._sending.acquire(True, 1.0):
             self._sending.release()
 
-    def _write(self, frame: bytes | tuple[bytes | memoryview, ...]) -> None:
-        if isinstance(frame, bytes):
-            sent = self._socket.send(frame, MSG_NOSIGNAL)
-            if sent == len(frame):
-                return
-            frame = (frame,)
-        else:
-            sent = 0
+    def _write(self, frame: tuple[bytes | memoryview, ...], sent: int) -> None:
+        """Sends the rest of a frame, of which so many bytes have gone."""
         parts = [memoryview(part) for part in frame]
         first = 0
         try:

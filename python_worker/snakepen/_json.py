@@ -83,7 +83,8 @@ def _plain_loads(text: str) -> Any:
     return loads(text, parse_constant=_refuse_constant)
 
 
-_to_text, _from_text = _build()
+to_text, from_text = _build()
+"""Raise whatever they meet: see `dumps` and `loads`."""
 
 
 def encoder(default: Callable[[Any], Any]) -> Callable[[Any], str]:
@@ -118,18 +119,13 @@ def loads_with(text: str, hook: Callable[[dict[str, Any]], Any]) -> Any:
 
 def loads(data: str | bytes) -> Any:
     """Raises ValueError or RecursionError."""
-    return _from_text(data if isinstance(data, str) else str(data, "utf-8"))
-
-
-def attempt(value: Any) -> bytes:
-    """Compact JSON. Raises TypeError for what has none, and much else: see `dumps`."""
-    return _to_text(value).encode()
+    return from_text(data if isinstance(data, str) else str(data, "utf-8"))
 
 
 def dumps(value: Any) -> bytes:
     """Compact JSON. Raises Unserialisable, and whatever a dict subclass of the user's raises beyond Exception."""
     try:
-        return attempt(value)
+        return to_text(value).encode()
     except MemoryError:
         raise
     except Exception as error:

@@ -108,7 +108,10 @@ class Server:
             self._refuse(call, b"unknown_handler", {"name": call.name, "known": known})
             return None
         try:
-            arguments = _codec.arguments(call)
+            if call.buffers or not isinstance(text := call.json, str):
+                arguments = _codec.arguments(call)
+            else:
+                arguments = _json.from_text(text) if text else None
         except (ValueError, RecursionError) as error:
             self._refuse(call, b"arguments", {"message": f"{type(error).__name__}: {error}"})
             return None
@@ -140,11 +143,14 @@ class Server:
         return flags
 
     def _flush(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()  # what print(end="") has left
-            except Exception:  # the handler has put something of its own there
-                pass
+        try:
+            sys.stdout.flush()  # what print(end="") has left
+        except Exception:  # the handler has put something of its own there
+            pass
+        try:
+            sys.stderr.flush()
+        except Exception:
+            pass
         self._connection.recover()
 
     def _serve_batch(self, calls: list[Frame]) -> None:

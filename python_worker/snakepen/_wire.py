@@ -64,11 +64,11 @@ _RESERVED = 0xFF & ~(BUFFERS | RECYCLE | STREAM | SEGMENT | WATCH)
 PLACE_UNIT = 64
 """A place in a segment is a multiple of so many bytes, so that four bytes name it."""
 
-_HEADER = Struct("<IBBHQQ")
+HEADER = Struct("<IBBHQQ")
 _TABLE = Struct("<II")
 _SEGMENT = Struct("<QII")
 _LENGTH = Struct("<I")
-HEADER_BYTES = _HEADER.size
+HEADER_BYTES = HEADER.size
 
 MAX_BUFFERS = 65_535
 
@@ -126,12 +126,12 @@ class Frame:
 
 def encode(kind: int, id: int, arg: int = 0, name: bytes = b"", json: bytes = b"", flags: int = 0) -> bytes:
     """A frame in one piece."""
-    return _HEADER.pack(len(name) + len(json), kind, flags, len(name), id, arg) + name + json
+    return HEADER.pack(len(name) + len(json), kind, flags, len(name), id, arg) + name + json
 
 
 def encode_head(kind: int, id: int, arg: int, name: bytes, json_bytes: int, flags: int = 0) -> bytes:
     """A frame without its JSON, which the caller sends right after it: spares a copy of large ones."""
-    return _HEADER.pack(len(name) + json_bytes, kind, flags, len(name), id, arg) + name
+    return HEADER.pack(len(name) + json_bytes, kind, flags, len(name), id, arg) + name
 
 
 def encode_with_buffers(
@@ -144,7 +144,7 @@ def encode_with_buffers(
     body += json
     for buffer in buffers:
         body += bytes(-len(body) % 8) + buffer
-    return _HEADER.pack(len(body), kind, flags | BUFFERS, len(name), id, arg) + body
+    return HEADER.pack(len(body), kind, flags | BUFFERS, len(name), id, arg) + body
 
 
 def encode_pieces(
@@ -188,7 +188,7 @@ def encode_pieces(
             pieces.append(buffer)
     if head:
         pieces.append(bytes(head))
-    first = _HEADER.pack(length, kind, flags | BUFFERS, len(name), id, arg) + pieces[0]
+    first = HEADER.pack(length, kind, flags | BUFFERS, len(name), id, arg) + pieces[0]
     return (first, *pieces[1:])
 
 
@@ -203,7 +203,18 @@ class Decoder:
     of which one is kept for the next.
     """
 
-    __slots__ = ("_buffer", "_end", "_kept", "_kinds", "_limit", "_others", "_start", "_view", "_whole", "_whole_bytes")
+    __slots__ = (
+        "_buffer",
+        "_kept",
+        "_kinds",
+        "_limit",
+        "_others",
+        "_start",
+        "_view",
+        "_whole",
+        "_whole_bytes",
+        "filled",
+    )
 
     def __init__(self, limit: int, kinds: frozenset[int] = TO_PYTHON) -> None:
         self._limit = limit
@@ -212,36 +223,37 @@ class Decoder:
         self._buffer = bytearray(_SPACE)
         self._view = memoryview(self._buffer)
         self._start = 0
-        self._end = 0
-        self._whole: memoryview | None = None  # where a large frame is gathered; _end counts in it
+        self.filled = 0
+        """The end of the bytes that were not taken as frames; 0 for none."""
+        self._whole: memoryview | None = None  # where a large frame is gathered; `filled` counts in it
         self._whole_bytes = 0
         self._kept: memoryview | None = None
 
     def space(self) -> memoryview:
         """Where the next bytes go; never empty."""
         if self._whole is not None:
-            return self._whole[self._end : self._whole_bytes]
-        return self._view[self._end :] if self._end else self._view
+            return self._whole[self.filled : self._whole_bytes]
+        return self._view[self.filled :] if self.filled else self._view
 
     def received(self, count: int) -> None:
-        self._end += count
+        self.filled += count
 
     def finish(self) -> None:
         """The stream has ended. Raises if it did so inside a frame."""
-        if self._whole is not None or self._end != self._start:
-            got = self._end if self._whole is not None else self._end - self._start
+        if self._whole is not None or self.filled != self._start:
+            got = self.filled if self._whole is not None else self.filled - self._start
             raise ProtocolError("truncated", f"the stream ended {got} bytes into a frame")
 
     def next(self) -> Frame | None:
         if self._whole is not None:
             return self._next_whole(self._whole)
         start = self._start
-        have = self._end - start
+        have = self.filled - start
         if have < HEADER_BYTES:
             if start:
                 self._move(start, have)
             return None
-        length, kind, flags, name_bytes, id, arg = _HEADER.unpack_from(self._buffer, start)
+        length, kind, flags, name_bytes, id, arg = HEADER.unpack_from(self._buffer, start)
         if (
             kind not in self._kinds
             or flags & _RESERVED
@@ -252,11 +264,11 @@ class Decoder:
             raise self._refusal(length, kind, flags, name_bytes)
         body = start + HEADER_BYTES
         stop = body + length
-        if stop > self._end:
+        if stop > self.filled:
             self._make_room(start, have, HEADER_BYTES + length)
             return None
-        if stop == self._end:
-            self._start = self._end = 0
+        if stop == self.filled:
+            self._start = self.filled = 0
         else:
             self._start = stop
         if flags & BUFFERS:
@@ -265,16 +277,24 @@ class Decoder:
             return self._checked(_parse_buffers(whole, kind, flags, id, arg, name_bytes), length)
         split = body + name_bytes
         view = self._view
-        name = _name(view[body:split]) if name_bytes else ""
-        return Frame(kind, flags, id, arg, name, _text(view[split:stop]) if split != stop else "")
+        name: str = ""
+        text: str | bytes = ""
+        try:
+            if name_bytes:
+                name = str(view[body:split], "utf-8")
+            if split != stop:
+                text = str(view[split:stop], "utf-8")
+        except UnicodeDecodeError:
+            name, text = _name(view[body:split]), _text(view[split:stop])
+        return Frame(kind, flags, id, arg, name, text)
 
     def _next_whole(self, whole: memoryview) -> Frame | None:
         total = self._whole_bytes
-        if self._end < total:
+        if self.filled < total:
             return None
-        _, kind, flags, name_bytes, id, arg = _HEADER.unpack_from(whole, 0)
+        _, kind, flags, name_bytes, id, arg = HEADER.unpack_from(whole, 0)
         self._whole = None
-        self._start = self._end = 0
+        self._start = self.filled = 0
         body = whole[HEADER_BYTES:total]
         if flags & BUFFERS:
             return self._checked(_parse_buffers(body, kind, flags, id, arg, name_bytes), len(body))
@@ -316,12 +336,12 @@ class Decoder:
         self._whole = whole
         self._whole_bytes = total
         self._start = 0
-        self._end = have
+        self.filled = have
 
     def _move(self, start: int, have: int) -> None:
         self._view[:have] = self._view[start : start + have]
         self._start = 0
-        self._end = have
+        self.filled = have
 
 
 def _name(view: memoryview) -> str:
