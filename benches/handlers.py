@@ -1,5 +1,6 @@
 """What the benchmarks call."""
 
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 
@@ -134,3 +135,21 @@ async def call_rust_async(_job: str, times: int) -> float:
     for _ in range(times):
         await actor.acall(argument)
     return (time.perf_counter_ns() - start) / times
+
+
+@snakepen.handler
+def compute(work: bool) -> None:
+    """Has a thread compute from now on, beside all calls; or ends it."""
+    global computes
+    computes = work
+    if work:
+        threading.Thread(target=_compute, daemon=True).start()
+
+
+computes = False
+
+
+def _compute() -> None:
+    number = 0
+    while computes:
+        number += 1

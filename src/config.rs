@@ -1,6 +1,7 @@
 //! A pool's options: the builder that a user fills. What the actors read is its checked form ([`checked`]).
 
 mod checked;
+mod limits;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use checked::{ActorSpec, Config, check_workers};
+pub(crate) use limits::Limits;
 
 use ractor::{ActorRef, Message};
 use serde::Serialize;
@@ -64,43 +66,6 @@ pub(crate) struct WorkerLimits {
     pub(crate) open_files: Option<usize>,
 }
 
-/// The numbers among the options.
-#[derive(Clone, Debug)]
-pub(crate) struct Limits {
-    pub(crate) queue: usize,
-    /// Calls that a worker runs at once.
-    pub(crate) concurrency: usize,
-    /// Short calls that are written ahead to a worker.
-    pub(crate) prefetch: u8,
-    pub(crate) call_timeout: Duration,
-    pub(crate) retries: u32,
-    pub(crate) circuit_threshold: u32,
-    pub(crate) circuit_cool_down: Duration,
-    pub(crate) startup_timeout: Duration,
-    pub(crate) shutdown_grace: Duration,
-    pub(crate) health_interval: Duration,
-    pub(crate) health_timeout: Duration,
-    pub(crate) max_frame: usize,
-    pub(crate) shared_memory: Option<usize>,
-    pub(crate) cancel_grace: Duration,
-}
-
-impl Limits {
-    /// Durations that can be added to any moment.
-    fn clamped(self) -> Self {
-        Self {
-            call_timeout: self.call_timeout.min(EVER),
-            circuit_cool_down: self.circuit_cool_down.min(EVER),
-            startup_timeout: self.startup_timeout.min(EVER),
-            shutdown_grace: self.shutdown_grace.min(EVER),
-            health_interval: self.health_interval.min(EVER),
-            health_timeout: self.health_timeout.min(EVER),
-            cancel_grace: self.cancel_grace.min(EVER),
-            ..self
-        }
-    }
-}
-
 impl Builder {
     pub(crate) fn new(name: String) -> Self {
         Self {
@@ -117,22 +82,7 @@ impl Builder {
             paths: Vec::new(),
             preload: Vec::new(),
             fresh_interpreter: false,
-            limits: Limits {
-                queue: 1024,
-                concurrency: 1,
-                prefetch: 0,
-                call_timeout: Duration::from_secs(60),
-                retries: 2,
-                circuit_threshold: 20,
-                circuit_cool_down: Duration::from_secs(5),
-                startup_timeout: Duration::from_secs(30),
-                shutdown_grace: Duration::from_secs(30),
-                health_interval: Duration::from_secs(30),
-                health_timeout: Duration::from_secs(5),
-                max_frame: 256 << 20,
-                shared_memory: Some(256 << 10),
-                cancel_grace: Duration::from_secs(1),
-            },
+            limits: Limits::default(),
             reuse_after_cancel: false,
             sessions: None,
             exposed: Exposures::default(),
@@ -244,6 +194,28 @@ impl Builder {
     /// then pays for its own start and its own imports. Default: `false`.
     pub fn fresh_interpreter(mut self, fresh: bool) -> Self {
         self.fresh_interpreter = fresh;
+        self
+    }
+
+    /// How often Python's threads take turns: a plain handler whose own threads compute waits for one of them each time that it
+    /// comes back from a wait, and so does each call (`sys.setswitchinterval`). From 1 µs to 1 s; default: CPython's own,
+    /// 5 ms.
+    ///
+    /// Beside one thread that computes, a small call takes one interval longer. Threads that only wait, and code that lets go
+    /// of the interpreter while it computes, as NumPy does, are not concerned. `cargo bench --bench latency` has figures.
+    pub fn switch_interval(mut self, interval: Duration) -> Self {
+        self.limits.switch_interval = Some(interval);
+        self
+    }
+
+    /// For so long a worker's task looks again and again whether the answer is there, before it waits for it: a wait lets a
+    /// core go to sleep, and it takes time to wake up. Up to 1 ms; default: zero, as it holds up a thread of the runtime
+    /// and keeps a core busy, for each call.
+    ///
+    /// Of use for handlers that take some microseconds, where few calls are made at once and cores are idle: see
+    /// `cargo bench --bench latency`. It does nothing for a worker whose calls overlap.
+    pub fn spin(mut self, time: Duration) -> Self {
+        self.limits.spin = time;
         self
     }
 

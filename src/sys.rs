@@ -55,8 +55,16 @@ pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Writes what a stream takes of these pieces. Never blocks if the socket does not, and never raises SIGPIPE.
 pub(crate) fn send_pieces(socket: impl AsFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    if let [piece] = pieces {
+        return Ok(rustix::net::send(socket, piece, SendFlags::NOSIGNAL)?);
+    }
     let mut control = SendAncillaryBuffer::default();
     Ok(rustix::net::sendmsg(socket, pieces, &mut control, SendFlags::NOSIGNAL)?)
+}
+
+/// Reads what is there, and fails where that is nothing.
+pub(crate) fn receive_now(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?.1)
 }
 
 /// Ends the stream that the other end of a socket reads.

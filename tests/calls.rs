@@ -2,7 +2,10 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{finish, pool};
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use snakepen::Error;
 
@@ -80,5 +83,46 @@ async fn exposed_functions_are_handlers() {
     let pool = pool("basic.py").workers(1).expose("sqrt", "math:sqrt").start().await.unwrap();
     assert_eq!(pool.call::<f64>("sqrt", 9).await.unwrap(), 3.0);
     assert!(pool.call::<f64>("math.sqrt", 9).await.is_err());
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn pythons_threads_take_turns_as_often_as_is_said() {
+    let pool = pool("basic.py").workers(1).expose("interval", "sys:getswitchinterval");
+    let usual = pool.clone().start().await.unwrap();
+    assert_eq!(usual.call::<f64>("interval", ()).await.unwrap(), 0.005);
+    finish(usual).await;
+    let often = pool.switch_interval(Duration::from_micros(100)).start().await.unwrap();
+    assert_eq!(often.call::<f64>("interval", ()).await.unwrap(), 0.0001);
+    finish(often).await;
+}
+
+/// The answer is looked for past the runtime: what it meets there must be no other than what the runtime would.
+#[tokio::test]
+async fn a_port_that_spins_finds_what_others_find() {
+    let pool = pool("basic.py").workers(1).spin(Duration::from_millis(1)).start().await.unwrap();
+    for number in 0..200 {
+        assert_eq!(pool.call::<i64>("echo", (number,)).await.unwrap(), number);
+    }
+    // Longer than what is looked at in one piece, and longer than it spins.
+    let text = "x".repeat(100_000);
+    assert_eq!(pool.call::<String>("echo", (&text,)).await.unwrap(), text);
+    assert_eq!(pool.call::<f64>("sleep", (0.02,)).await.unwrap(), 0.02);
+    let items: Vec<i64> =
+        pool.stream::<i64>("count_up", (100,)).map(Result::unwrap).collect().await;
+    assert_eq!(items, (0..100).collect::<Vec<_>>());
+    let timeout = Duration::from_millis(30);
+    let error = pool.call::<f64>("sleep", (30,)).timeout(timeout).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    let pid: i32 = pool.call("pid", ()).await.unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let running = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.call::<f64>("sleep", (30,)).await }
+    });
+    common::eventually("it runs", || pool.stats().busy == 1).await;
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    assert!(matches!(running.await.unwrap(), Err(Error::WorkerDied(_))));
+    assert_eq!(pool.call::<i64>("echo", (1,)).await.unwrap(), 1);
     finish(pool).await;
 }

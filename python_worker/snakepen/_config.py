@@ -29,6 +29,7 @@ class Config:
         "raw",
         "reuse_after_cancel",
         "shared_memory",
+        "switch_interval",
     )
 
     def __init__(self, raw: dict[str, Any]) -> None:
@@ -45,6 +46,7 @@ class Config:
         self.concurrency: int = raw.get("concurrency", 1)
         self.prefetch: int = raw.get("prefetch", 0)
         self.shared_memory: int | None = raw.get("shared_memory")
+        self.switch_interval: float | None = raw.get("switch_interval")
         self.reuse_after_cancel: bool = raw.get("reuse_after_cancel", False)
         cgroup = raw.get("cgroup")
         self.cgroups = Cgroups(cgroup) if cgroup else None

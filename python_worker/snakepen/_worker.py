@@ -52,6 +52,8 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     _store.install(connection)
     _logging.install(connection, config.log_level)
     _startup.replace_main()
+    if config.switch_interval is not None:
+        sys.setswitchinterval(config.switch_interval)
     actor = None
     try:
         if fresh:

@@ -87,6 +87,13 @@ impl Builder {
                 "calls that overlap are with their worker at once: leave it out, or `concurrency`",
             );
         }
+        if self.limits.spin > Duration::from_millis(1) {
+            return reject("spin", "up to 1 ms: it holds up a thread of the runtime");
+        }
+        let intervals = Duration::from_micros(1)..=Duration::from_secs(1);
+        if self.limits.switch_interval.is_some_and(|interval| !intervals.contains(&interval)) {
+            return reject("switch_interval", "Python's threads take turns every 1 µs to 1 s");
+        }
         if self.limits.max_frame < 1024 || u32::try_from(self.limits.max_frame).is_err() {
             return reject("max_frame", "a frame's limit is from 1 KiB to 4 GiB - 1");
         }
@@ -370,6 +377,7 @@ impl Config {
             "prefetch": self.limits.prefetch,
             "max_frame": self.limits.max_frame,
             "shared_memory": self.limits.shared_memory,
+            "switch_interval": self.limits.switch_interval.map(|interval| interval.as_secs_f64()),
             "cgroup": cgroup,
             "log_level": crate::port::output::python_log_level(),
         }))

@@ -41,6 +41,9 @@ fn each_refused_option_is_named() {
         ("autoscale", builder().autoscale(std::ops::RangeInclusive::new(3, 2))),
         ("autoscale_after", builder().autoscale_after(Duration::ZERO, Duration::MAX)),
         ("max_frame", builder().max_frame(1023)),
+        ("spin", builder().spin(Duration::from_micros(1001))),
+        ("switch_interval", builder().switch_interval(Duration::ZERO)),
+        ("switch_interval", builder().switch_interval(Duration::from_millis(1001))),
         ("max_frame", builder().max_frame(1 << 32)),
         ("call_timeout", builder().call_timeout(zero)),
         ("circuit_cool_down", builder().circuit_cool_down(zero)),
@@ -197,6 +200,7 @@ fn the_launcher_is_told_everything() {
             "reuse_after_cancel": false,
         "max_frame": 4096,
         "shared_memory": 262144,
+        "switch_interval": null,
         "cgroup": {"directory": "/cgroups/demo", "memory": 1 << 30},
     });
     assert_eq!(told, expected);

@@ -18,6 +18,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use tokio::io::Interest;
@@ -241,6 +242,21 @@ impl Port {
             self.receiving = Some(receiving);
         }
         Ok(Next::Later)
+    }
+
+    /// Looks for frames for so long, rather than to wait until the kernel tells of some.
+    pub(crate) fn spin(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        let mut chunk = [0; 4 << 10];
+        while self.outgoing.is_empty() && Instant::now() < end {
+            // Past the runtime, which asks the kernel only when it was told that there is something.
+            match sys::receive_now(&self.socket, &mut chunk) {
+                Ok(count) => return self.decoder.buffer().extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+                // Who polls for frames finds it.
+                Err(_) => return,
+            }
+        }
     }
 
     /// Waits until nobody holds the other end.

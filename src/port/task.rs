@@ -171,6 +171,8 @@ struct Live {
     port: Port,
     child: Child,
     calls: Calls,
+    /// A call was sent just now.
+    begun: bool,
     /// The port that takes over as soon as no call is running.
     successor: Option<Successor>,
     /// It leaves as soon as no call is running.
@@ -224,12 +226,16 @@ impl PortTask {
         // only ever moved forward, and fires for nothing where its call has ended: no call pays for setting it.
         let alarm = tokio::time::sleep(NEVER);
         tokio::pin!(alarm);
+        let spin = self.shared.config.limits.spin;
         loop {
             if let Some(due) = live.due()
                 && due < alarm.deadline()
             {
                 alarm.as_mut().reset(due);
                 live.early.again();
+            }
+            if std::mem::take(&mut live.begun) && !spin.is_zero() && !self.overlaps() {
+                live.port.spin(spin);
             }
             let source = source(&self.shared, &self.name, live.calls.only());
             let turn = poll_fn(|cx| {
@@ -390,6 +396,7 @@ impl PortTask {
                 }
                 request.begin(now);
                 live.calls.begin(request);
+                live.begun = true;
             }
         }
     }

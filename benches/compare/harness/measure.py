@@ -39,7 +39,7 @@ class Run:
                         self._job(job, workers)
             self._idle()
             self._starts()
-            self._restarts("restart", jobs.RESTARTS)
+            self._restarts("restart", jobs.QUICK_RESTARTS if self.quick else jobs.RESTARTS)
             self._restarts("restart_heavy", jobs.HEAVY_RESTARTS)
         finally:
             for driver in self._drivers.values():
@@ -144,7 +144,7 @@ class Run:
         for number in range(rounds):
             say(f"import_heavy: round {number + 1} of {rounds}")
             for system in list(ready):
-                if system in ("loky", "pyo3"):  # what it has imported once, its process keeps
+                if system in ("mp_pool", "executor", "loky", "pyo3"):  # what it has imported once, its process keeps
                     driver = self._drivers.pop(system, None)
                     if driver is not None:
                         driver.end()

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,13 @@ class Executor(rounds.Peer):
         self.executor.submit(self.function, *self.arguments).result()
 
     def restart(self) -> None:
-        # The pool is broken, and has to be made anew.
+        # The pool is broken, as the next call finds, and has to be made anew.
         os.kill(next(iter(self.executor._processes)), signal.SIGKILL)
-        self.executor.shutdown()
+        try:
+            while True:
+                self.executor.submit(nap).result()
+        except BrokenProcessPool:
+            self.executor.shutdown(wait=False, cancel_futures=True)
         self.make()
 
     def stop(self) -> None:

@@ -61,6 +61,7 @@ impl PortTask {
             port,
             child,
             calls: Calls::default(),
+            begun: false,
             successor: None,
             retiring: false,
             draining: false,
