@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 /// Runs a program that calls [`begin`] and [`end`], and returns the instructions of its main thread between them.
 pub(crate) fn count(command: &mut Command) -> u64 {
     share_a_core();
-    let child = command.spawn().expect("the program starts");
+    let mut child = command.spawn().expect("the program starts");
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
     let mut steps = None;
     loop {
@@ -38,8 +38,8 @@ pub(crate) fn count(command: &mut Command) -> u64 {
         ptrace::step(pid, signal).expect("the program can be traced");
     }
     ptrace::detach(pid, None).expect("the program is traced");
-    let status = waitpid(pid, None).expect("the program is a child of this one");
-    assert_eq!(status, WaitStatus::Exited(pid, 0), "the program failed");
+    let status = child.wait().expect("the program is a child of this one");
+    assert!(status.success(), "the program failed: {status}");
     steps.unwrap_or(0)
 }
 

@@ -30,6 +30,8 @@ _ARROW = "arrow"
 MAX_BUFFERS = 65_535
 
 _PLAIN = frozenset((dict, list, str, int, float, bool, type(None), tuple))
+_IN_JSON = (dict, list, str, int, float, tuple, type(None))
+"""What JSON's encoder knows, subclasses included."""
 
 # A struct's letter to a dtype's; the size follows.
 _KINDS = {
@@ -99,7 +101,8 @@ def _dumps_beside(value: Any, limit: int) -> Encoded:
         return {_KEY: [len(buffers) - 1, *what]}
 
     try:
-        text = _json.encoder(put)(value)
+        # By itself, as most arrays are, it is all that the encoder would find.
+        text = _json.encoder(put)(value) if isinstance(value, _IN_JSON) else _json.to_text(put(value))
         json = text.encode()
     except MemoryError:
         raise

@@ -31,6 +31,7 @@ pub fn start(start: Start) -> Task<'static, Box<dyn System>> {
         let mut command = crate::python(&start, "mosec_server.py");
         command
             .args(["--port", &port.to_string(), "--timeout", "60000", "--log-level", "error"])
+            .args(["--max-request-size", &(64 << 20).to_string()])
             .env("COMPARE_JOB", &start.job)
             .env("COMPARE_WORKERS", start.workers.to_string())
             .stdout(std::process::Stdio::null())

@@ -22,20 +22,22 @@ class Job:
     """Of a round, in shares of the usual."""
     quick: bool = True
     """Part of a quick run."""
+    slow: tuple[str, ...] = ()
+    """Systems that a quick run passes over here: their starts or calls would take a good part of its time."""
 
 
 JOBS = (
-    Job("echo", SMALL, (2, 4), (1, 64)),
+    Job("echo", SMALL, (2, 4), (1, 64), seconds=2.0),
     Job("echo", SMALL, (2, 4), (16,), quick=False),
-    Job("sleep5ms", PLAIN, (1, 4), (64,)),
+    Job("sleep5ms", PLAIN, (1, 4), (64,), slow=("loky", "ray")),
     Job("sleep5ms", PLAIN, (4,), (1, 16), quick=False),
-    Job("spin200us", SMALL, (2,), (64,)),
+    Job("spin200us", SMALL, (2,), (64,), slow=("loky", "ray")),
     Job("spin200us", SMALL, (4,), (1, 16, 64), quick=False),
     Job("array1m", PLAIN, (4,), (1,)),
     Job("array1m", PLAIN, (4,), (16, 64), quick=False),
-    Job("array16m", PLAIN, (4,), (1,), seconds=2.0),
+    Job("array16m", PLAIN, (4,), (1,), seconds=2.0, slow=("naive",)),
     Job("array16m", PLAIN, (4,), (16,), seconds=2.0, quick=False),
-    Job("stream", ("snakepen", "ray", "pyo3", "naive"), (4,), (1,), seconds=2.0),
+    Job("stream", ("snakepen", "ray", "pyo3", "naive"), (4,), (1,), seconds=2.0, slow=("ray",)),
 )
 
 STARTS = ("limit", "snakepen", "mp_pool", "executor", "loky", "ray", "mosec", "pyo3", "naive")

@@ -68,7 +68,7 @@ class Run:
     def _job(self, job: jobs.Job, workers: int) -> None:
         ready: list[str] = []
         for system in self.systems:
-            if system in job.systems:
+            if system in job.systems and not (self.quick and system in job.slow):
                 try:
                     self._start(system, job.name, workers)
                     self._round(system, job.name, max(job.callers), 0.05)
