@@ -64,8 +64,7 @@ impl Load {
         Self { callers: (0..callers).map(caller).collect(), ended }
     }
 
-    /// Calls a second, and the host's processor time for one, in µs.
-    async fn measure(&self, time: Duration) -> (f64, f64) {
+    async fn measure(&self, time: Duration) -> Figures {
         let (begin, before, cpu) = (Instant::now(), self.ended(), cpu_us());
         tokio::time::sleep(time).await;
         let calls = (self.ended() - before) as f64;
@@ -101,14 +100,15 @@ async fn start(workers: usize) -> Pool {
     pool.start().await.expect("the pool starts")
 }
 
+/// A pool, its workers, and those that call it.
+type Case = (Pool, usize, usize);
+
+/// Calls a second, and the host's processor time for one, in µs.
+type Figures = (f64, f64);
+
 /// Measures pools and callers in turn, round by round.
-async fn measure(
-    job: &'static str,
-    cases: &[(Pool, usize, usize)],
-    rounds: usize,
-    time: Duration,
-) -> Vec<Row> {
-    let mut all = vec![Vec::new(); cases.len()];
+async fn measure(job: &'static str, cases: &[Case], rounds: usize, time: Duration) -> Vec<Row> {
+    let mut all: Vec<Vec<Figures>> = vec![Vec::new(); cases.len()];
     for _ in 0..rounds {
         for ((pool, workers, callers), measured) in cases.iter().zip(&mut all) {
             let load = Load::new(pool, *callers);
@@ -120,7 +120,7 @@ async fn measure(
             load.stop(pool).await;
         }
     }
-    let row = |((_, workers, callers), measured): (&(Pool, usize, usize), &Vec<(f64, f64)>)| {
+    let row = |((_, workers, callers), measured): (&Case, &Vec<Figures>)| {
         let ratios = measured.iter().zip(&all[0]).map(|((_, cost), (_, least))| cost / least);
         Row {
             job,
