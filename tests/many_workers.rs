@@ -7,7 +7,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{
     Mark, descendants, descriptors, eventually, finish, is_alive, kill, pids, pool, told,
@@ -21,7 +21,11 @@ fn everything_is_back_after_the_shutdown() {
     // Found once, for all pools.
     common::python();
     // The first one opens tokio's pipe for signals, which stays.
+    let alone = Resources::now().threads;
     drop(runtime());
+    while Resources::now().threads > alone {
+        std::thread::yield_now();
+    }
     let before = Resources::now();
     let runtime = runtime();
     runtime.block_on(async {
@@ -33,7 +37,7 @@ fn everything_is_back_after_the_shutdown() {
         with_runtime.are_back().await;
     });
     drop(runtime);
-    assert_eq!(before, Resources::now());
+    before.are_back_in_time();
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -64,6 +68,15 @@ impl Resources {
             descendants: descendants(),
             shared_mappings: mappings.lines().filter(|line| line.contains("memfd:")).count(),
         }
+    }
+
+    /// A thread that was joined may be seen for a moment longer.
+    fn are_back_in_time(&self) {
+        let patience = Instant::now() + Duration::from_secs(20);
+        while Resources::now() != *self && Instant::now() < patience {
+            std::thread::yield_now();
+        }
+        assert_eq!(*self, Resources::now());
     }
 
     /// Waits for idle threads of the runtime to end; all else is back at once.
