@@ -213,7 +213,8 @@ impl Builder {
     /// and keeps a core busy, for each call.
     ///
     /// Of use for handlers that take some microseconds, where few calls are made at once and cores are idle: see
-    /// `cargo bench --bench latency`. It does nothing for a worker whose calls overlap.
+    /// `cargo bench --bench latency`. Only a call that finds a worker idle, and is alone there, is looked for: not one that
+    /// has waited, that was written ahead, or that is one of a batch.
     pub fn spin(mut self, time: Duration) -> Self {
         self.limits.spin = time;
         self

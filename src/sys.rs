@@ -67,6 +67,11 @@ pub(crate) fn receive_now(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<us
     Ok(rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?.1)
 }
 
+/// Likewise, from what is no socket, and whose reads never block.
+pub(crate) fn read_now(file: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut *buffer))?)
+}
+
 /// Ends the stream that the other end of a socket reads.
 pub(crate) fn end_writing(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Write)?)

@@ -97,6 +97,27 @@ async fn pythons_threads_take_turns_as_often_as_is_said() {
     finish(often).await;
 }
 
+/// Whoever has an answer gets its turn before the next one is looked for.
+#[tokio::test]
+async fn a_port_that_spins_lets_others_have_their_turn() {
+    let pool = pool("basic.py").workers(1).spin(Duration::from_millis(1)).start().await.unwrap();
+    let calls: Vec<_> = (0..200)
+        .map(|number| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                assert_eq!(pool.call::<i64>("echo", (number,)).await.unwrap(), number);
+                pool.stats().queued
+            })
+        })
+        .collect();
+    let mut queued = Vec::new();
+    for call in calls {
+        queued.push(call.await.unwrap());
+    }
+    assert!(queued[0] > 100, "{queued:?}");
+    finish(pool).await;
+}
+
 /// The answer is looked for past the runtime: what it meets there must be no other than what the runtime would.
 #[tokio::test]
 async fn a_port_that_spins_finds_what_others_find() {

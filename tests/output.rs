@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Write};
 use std::fs;
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use common::{eventually, finish, pids, pool};
 use snakepen::{Builder, Pool};
@@ -124,6 +125,20 @@ async fn each_line_belongs_to_the_request_that_printed_it() {
         arrives(&pool, &line, "stdout", request).await;
     }
     assert_eq!(events(&pool).len(), 200);
+    finish(pool).await;
+}
+
+/// It reads the answer before the runtime has told of anything.
+#[tokio::test]
+async fn a_port_that_spins_passes_output_on_before_the_answer() {
+    let pool = noisy().spin(Duration::from_millis(1)).start().await.unwrap();
+    for n in 0..200 {
+        let line = format!("line {n}");
+        let request: u64 = pool.call("a_line", (&line,)).await.unwrap();
+        let event = events(&pool).into_iter().find(|event| event.message == line);
+        let event = event.unwrap_or_else(|| panic!("{line:?} was still to come"));
+        assert_eq!(event.field("request"), request.to_string(), "{event:?}");
+    }
     finish(pool).await;
 }
 

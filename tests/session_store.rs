@@ -7,7 +7,11 @@ mod common;
 #[path = "sessions/suite.rs"]
 mod suite;
 
-use snakepen::session::{Expected, Key, Operation, Scope, Space, StoreBuilder, Value};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use snakepen::session::{self, Expected, Key, Operation, Scope, Space, StoreBuilder, Value};
 use snakepen::{SessionError, SessionStore};
 use suite::{Kind, suite};
 
@@ -132,4 +136,58 @@ fn a_store_needs_a_runtime() {
     {
         assert!(matches!(error, SessionError::Config { option: "open", .. }), "{error}");
     }
+}
+
+// === When it is looked after ===
+
+/// Counts how often it is looked after.
+struct Counted(session::Memory, Arc<AtomicU32>);
+
+impl session::Backend for Counted {
+    fn open(&self, settings: &session::Settings) -> session::Answer<()> {
+        self.0.open(settings)
+    }
+
+    fn execute(&self, operation: Operation) -> session::Answer<session::Outcome> {
+        self.0.execute(operation)
+    }
+
+    fn list(
+        &self,
+        prefix: String,
+        after: Option<String>,
+        limit: usize,
+    ) -> session::Answer<Vec<String>> {
+        self.0.list(prefix, after, limit)
+    }
+
+    fn usage(&self) -> session::Answer<session::Usage> {
+        self.0.usage()
+    }
+
+    fn maintain(&self) -> session::Answer<Duration> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.maintain()
+    }
+
+    fn close(&self) -> session::Answer<()> {
+        self.0.close()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_nobody_uses_sleeps() {
+    let count = Arc::new(AtomicU32::new(0));
+    let backend = Counted(session::Memory::new(), Arc::clone(&count));
+    let builder = SessionStore::builder(common::unique("idle")).backend(backend);
+    let store = builder.ttl(Duration::from_secs(7200)).open().await.unwrap();
+    let after = async |time: Duration| {
+        tokio::time::sleep(time).await;
+        count.swap(0, Ordering::SeqCst)
+    };
+    assert_eq!(after(Duration::from_secs(3600)).await, 1, "as it was opened");
+    store.session("s").unwrap().put("k", &1).await.unwrap();
+    assert_eq!(after(Duration::from_millis(999)).await, 0);
+    assert_eq!(after(Duration::from_secs(3600)).await, 1, "after it was used, and not again");
+    store.close().await.unwrap();
 }

@@ -525,11 +525,15 @@ class Connection:
                             self._write(frame, 0)
                         elif (sent := self._socket.send(frame, MSG_NOSIGNAL)) < len(frame):
                             self._write((frame,), sent)
-                except OSError:
-                    # Whether the port has ended or lost its descriptor, the next receive says so.
-                    self._outgoing.clear()
                 except IndexError:  # abandon() or flush() got there first
                     pass
+                except BaseException as error:
+                    if not isinstance(error, OSError) or error.errno is None:
+                        # A signal handler of the user's has raised. Before another thread's frame follows half a frame:
+                        self._socket.shutdown(SHUT_RDWR)
+                        raise
+                    # Whether the port has ended or lost its descriptor, the next receive says so.
+                    self._outgoing.clear()
                 finally:
                     if sending._is_owned():
                         sending.release()

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from harness import until
@@ -193,6 +193,32 @@ def test_a_reply_for_a_loop_that_is_closed(pair: tuple[Connection, socket.socket
     thread.start()
     thread.join()
     assert found == ["2"]
+
+
+def test_nothing_follows_half_a_frame(pair: tuple[Connection, socket.socket]) -> None:
+    """A signal handler raises after a part of a frame has gone: no other thread gets its turn before the end is sent."""
+    connection, _ = pair
+    held: list[bool] = []
+
+    class Interrupted:
+        def __init__(self, socket: Any) -> None:
+            self._socket = socket
+
+        def send(self, frame: bytes, flags: int) -> int:
+            self._socket.send(frame[:3], flags)
+            raise TimeoutError("by a signal handler")
+
+        def shutdown(self, how: int) -> None:
+            held.append(connection._sending._is_owned())  # pyright: ignore[reportPrivateUsage]
+            self._socket.shutdown(how)
+
+        def close(self) -> None:
+            self._socket.close()
+
+    connection._socket = cast(Any, Interrupted(connection._socket))  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(TimeoutError):
+        connection.send(_wire.LOG, 0, json=b'"a record"')
+    assert held[0]
 
 
 def test_what_an_exception_has_left_held_ends_with_the_request(pair: tuple[Connection, socket.socket]) -> None:

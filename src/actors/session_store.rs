@@ -9,8 +9,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use crate::session::{SessionStore as SessionStoreHandle, Shared};
 
-/// When it is tried again, if a backend could not do it.
-const RETRY: Duration = Duration::from_secs(1);
+/// When it is maintained again where something has been done to it, or where the backend could not do it.
+const SOON: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 #[cfg_attr(feature = "cluster", derive(ractor_cluster_derive::RactorMessage))]
@@ -66,14 +66,24 @@ impl Drop for State {
 
 async fn maintain(shared: Arc<Shared>) {
     loop {
+        // First, so that an operation that the backend has not seen is told of.
+        shared.rest();
         let next = match shared.backend.maintain().await {
             Ok(next) => next,
             Err(error) => {
                 let store = &shared.settings.name;
                 tracing::warn!(store, %error, "cannot sweep the session store now");
-                RETRY
+                SOON
             }
         };
-        tokio::time::sleep(next).await;
+        let soon = async {
+            shared.used().await;
+            tokio::time::sleep(SOON).await;
+        };
+        // A store that nobody uses sleeps until a session expires.
+        tokio::select! {
+            () = tokio::time::sleep(next) => {}
+            () = soon => {}
+        }
     }
 }

@@ -101,6 +101,11 @@ pub(crate) struct Port {
     stderr: Lines,
     dump: Dump,
     status: StatusPage,
+    /// The runtime has nothing of the socket's left that it told of.
+    waited: bool,
+    /// The frame that came last is the first one since the runtime told of the socket: by then it had told of all output
+    /// that is older than the frame.
+    told: bool,
 }
 
 impl Port {
@@ -124,6 +129,8 @@ impl Port {
             stderr: Lines::new(Stream::Stderr, our_stderr)?,
             dump: Dump::new(our_dump)?,
             status: page,
+            waited: false,
+            told: false,
         };
         Ok((port, RemoteEnds { socket, stdout, stderr, dump, status, lane }))
     }
@@ -157,8 +164,7 @@ impl Port {
         sizes.sum()
     }
 
-    /// The next event. Output is passed on meanwhile; what a request wrote, before the answer that followed it: the
-    /// kernel tells of both in the order in which they were written.
+    /// The next event. Output is passed on meanwhile; what a request wrote, before the answer that followed it.
     pub(crate) async fn event(&mut self, source: Source<'_>) -> Event {
         std::future::poll_fn(|cx| {
             if let Poll::Ready(event) = self.poll_output(cx, source) {
@@ -168,35 +174,38 @@ impl Port {
             if let Event::Frame(frame) = &event
                 && frame.is_answer()
             {
-                self.end_of_request(cx, source);
+                self.end_of_request(source, true);
             }
             Poll::Ready(event)
         })
         .await
     }
 
-    /// Passes output on, and tells of a stack that was asked for. What comes of it is older than what the socket has when
-    /// this returns.
+    /// Passes output on, and tells of a stack that was asked for.
     fn poll_output(&mut self, cx: &mut Context<'_>, source: Source<'_>) -> Poll<Event> {
         self.stdout.poll(cx, source);
         self.stderr.poll(cx, source);
         self.dump.poll(cx).map(|(id, stack)| Event::Stack(id, stack))
     }
 
-    /// The answer of a request is here: passes on what it wrote, finished line or not.
-    fn end_of_request(&mut self, cx: &mut Context<'_>, source: Source<'_>) {
-        self.stdout.end_of_request(cx, source);
-        self.stderr.end_of_request(cx, source);
-    }
-
-    /// Likewise, where nothing more has come since output was passed on.
-    fn end_of_lines(&mut self, source: Source<'_>) {
-        self.stdout.end_of_line(source);
-        self.stderr.end_of_line(source);
+    /// The answer of a request has come: passes on what the request wrote, finished line or not. `woken` is whether the
+    /// runtime has told of output since it was asked for last.
+    ///
+    /// Where the runtime first told of output and then of this answer, all of the output is known, as the kernel tells of
+    /// both in the order in which they were written. That is the rule, and saves two system calls.
+    fn end_of_request(&mut self, source: Source<'_>, woken: bool) {
+        for lines in [&mut self.stdout, &mut self.stderr] {
+            if self.told && !woken {
+                lines.end_of_line(source);
+            } else {
+                lines.end_of_request(source);
+            }
+        }
     }
 
     /// The next frame, or the end.
     fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        self.told = false;
         loop {
             match self.next_frame() {
                 Ok(Next::Later) => {
@@ -218,10 +227,15 @@ impl Port {
                     break;
                 }
             }
-            let read = poll_read_buf(Pin::new(&mut self.socket), cx, self.decoder.buffer());
-            match std::task::ready!(read) {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => return Poll::Ready(self.at_end()),
+            let told = self.waited && self.decoder.is_empty();
+            match poll_read_buf(Pin::new(&mut self.socket), cx, self.decoder.buffer()) {
+                Poll::Pending => {
+                    // A task that has done too much for one turn is told so, whatever the socket has.
+                    self.waited = tokio::task::coop::has_budget_remaining();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(1..)) => (self.told, self.waited) = (told, false),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(self.at_end()),
             }
         }
     }
@@ -244,14 +258,19 @@ impl Port {
         Ok(Next::Later)
     }
 
-    /// Looks for frames for so long, rather than to wait until the kernel tells of some.
-    pub(crate) fn spin(&mut self, time: Duration) {
+    /// Looks for a frame for so long, or until `stop`, rather than to wait until the kernel tells of one.
+    fn spin(&mut self, time: Duration, stop: impl Fn() -> bool) {
+        if self.receiving.is_some() || !self.decoder.is_empty() {
+            return;
+        }
         let end = Instant::now() + time;
         let mut chunk = [0; 4 << 10];
-        while self.outgoing.is_empty() && Instant::now() < end {
-            // Past the runtime, which asks the kernel only when it was told that there is something.
+        while self.outgoing.is_empty() && !stop() && Instant::now() < end {
             match sys::receive_now(&self.socket, &mut chunk) {
-                Ok(count) => return self.decoder.buffer().extend_from_slice(&chunk[..count]),
+                Ok(count) => {
+                    self.waited = false;
+                    return self.decoder.buffer().extend_from_slice(&chunk[..count]);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
                 // Who polls for frames finds it.
                 Err(_) => return,

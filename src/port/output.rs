@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::pipe;
 use tracing::Level;
 
+use crate::sys;
+
 /// The target of every event that comes from Python.
 macro_rules! target {
     () => {
@@ -105,31 +107,8 @@ impl Lines {
 
     /// Passes on what is there. Never says when it is done: more may come, and if not, that is no event.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, source: Source<'_>) {
-        if !self.read(cx, source, CHUNK * READS_PER_POLL) {
-            cx.waker().wake_by_ref();
-        }
-    }
-
-    /// A request has ended: what it wrote is there by now, and ends here, finished line or not.
-    pub(crate) fn end_of_request(&mut self, cx: &mut Context<'_>, source: Source<'_>) {
-        if !self.read(cx, source, LARGEST_PIPE) {
-            cx.waker().wake_by_ref();
-        }
-        self.end_of_line(source);
-    }
-
-    /// The last line ends here, finished or not.
-    pub(crate) fn end_of_line(&mut self, source: Source<'_>) {
-        if !self.partial.is_empty() {
-            self.flush(source);
-        }
-    }
-
-    /// Reads until nothing is there, or `limit` bytes; whether the former.
-    fn read(&mut self, cx: &mut Context<'_>, source: Source<'_>, limit: usize) -> bool {
-        let mut left = limit;
-        while left > 0 {
-            let Some(pipe) = &mut self.pipe else { return true };
+        for _ in 0..READS_PER_POLL {
+            let Some(pipe) = &mut self.pipe else { return };
             let mut chunk = std::mem::take(&mut self.chunk);
             let mut buffer = ReadBuf::new(&mut chunk);
             let polled = Pin::new(pipe).poll_read(cx, &mut buffer);
@@ -141,30 +120,52 @@ impl Lines {
             }
             self.chunk = chunk;
             if polled.is_pending() {
-                return true;
+                return;
             }
-            left = left.saturating_sub(filled);
         }
-        false
+        cx.waker().wake_by_ref();
+    }
+
+    /// A request has ended: what it wrote is there by now, whether or not the runtime has told of it, and ends here,
+    /// finished line or not.
+    pub(crate) fn end_of_request(&mut self, source: Source<'_>) {
+        self.read_all(source);
+        self.end_of_line(source);
+    }
+
+    /// The last line ends here, finished or not.
+    pub(crate) fn end_of_line(&mut self, source: Source<'_>) {
+        if !self.partial.is_empty() {
+            self.flush(source);
+        }
     }
 
     /// After the end of the process: passes on everything that is there, the last line too, finished or not.
     pub(crate) fn drain(&mut self, source: Source<'_>) {
+        self.read_all(source);
+        // A process that escaped its group may still hold the other end.
+        self.pipe = None;
+        self.flush(source);
+    }
+
+    /// Passes on all that a pipe can hold, past the runtime, which reads only what it was told of.
+    fn read_all(&mut self, source: Source<'_>) {
         let mut left = LARGEST_PIPE;
-        while let Some(pipe) = &mut self.pipe {
+        while left > 0 {
+            let Some(pipe) = &self.pipe else { return };
             let mut chunk = std::mem::take(&mut self.chunk);
-            let read = pipe.try_read(&mut chunk);
-            match read {
-                Ok(count @ 1..) if left > 0 => {
-                    self.take(&chunk[..count], source);
-                    left = left.saturating_sub(count);
-                }
-                // Empty for now, though a process that escaped its group may still hold the other end.
+            let read = sys::read_now(pipe, &mut chunk);
+            match &read {
+                Ok(count @ 1..) => self.take(&chunk[..*count], source),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(_) | Err(_) => self.pipe = None,
             }
             self.chunk = chunk;
+            match read {
+                Ok(count) => left = left.saturating_sub(count),
+                Err(_) => return,
+            }
         }
-        self.flush(source);
     }
 
     /// The last of what was written.
@@ -213,6 +214,7 @@ impl Lines {
         self.partial.clear();
     }
 }
+
 /// The length of the text without a character that is cut off at its end.
 fn whole_characters(text: &[u8]) -> usize {
     let from = text.len().saturating_sub(3);

@@ -73,11 +73,6 @@ impl Quiet {
         }
         polled
     }
-
-    /// Asks some of them out of turn.
-    pub(super) fn with(&self, ask: impl FnOnce(&mut Context<'_>)) {
-        ask(&mut Context::from_waker(&self.waker));
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod end;
 mod exchange;
 mod limits;
 mod line;
+mod next;
 mod start;
 
 use std::convert::Infallible;
@@ -19,12 +20,11 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ractor::ActorRef;
 use tokio::sync::{mpsc, oneshot};
 
-use super::answer::answer;
 use super::desk::Desk;
 use super::output::{self, Source};
 use super::process::Child;
@@ -36,8 +36,7 @@ use crate::board::Link;
 use crate::error::{Ended, StartError};
 use crate::request::{Request, Why};
 use crate::shared::Shared;
-use crate::stats::WorkerState;
-use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind, Message, ProtocolError};
+use crate::wire::{Frame, FrameBuilder, Kind, Message, ProtocolError};
 use calls::Calls;
 use limits::Meter;
 
@@ -171,8 +170,6 @@ struct Live {
     port: Port,
     child: Child,
     calls: Calls,
-    /// A call was sent just now.
-    begun: bool,
     /// The port that takes over as soon as no call is running.
     successor: Option<Successor>,
     /// It leaves as soon as no call is running.
@@ -226,16 +223,12 @@ impl PortTask {
         // only ever moved forward, and fires for nothing where its call has ended: no call pays for setting it.
         let alarm = tokio::time::sleep(NEVER);
         tokio::pin!(alarm);
-        let spin = self.shared.config.limits.spin;
         loop {
             if let Some(due) = live.due()
                 && due < alarm.deadline()
             {
                 alarm.as_mut().reset(due);
                 live.early.again();
-            }
-            if std::mem::take(&mut live.begun) && !spin.is_zero() && !self.overlaps() {
-                live.port.spin(spin);
             }
             let source = source(&self.shared, &self.name, live.calls.only());
             let turn = poll_fn(|cx| {
@@ -268,10 +261,15 @@ impl PortTask {
             });
             let event = match turn.await {
                 Turn::Leave(leave) => return leave,
-                Turn::Command(command) => match self.command(live, command) {
-                    Some(leave) => return leave,
-                    None => continue,
-                },
+                Turn::Command(command) => {
+                    let runs = matches!(command, Command::Run(_));
+                    match self.command(live, command) {
+                        Some(leave) => return leave,
+                        None if runs => self.spin(live),
+                        None => {}
+                    }
+                    continue;
+                }
                 Turn::Alarm => {
                     let now = tokio::time::Instant::now();
                     while let Some((id, why)) = live.calls.expired(now.into_std()) {
@@ -295,12 +293,9 @@ impl PortTask {
             };
             if let Event::Frame(frame) = &event {
                 match frame.kind {
-                    // What the request wrote comes before its answer: the kernel tells of both in the order in which they
-                    // were written, so if there is any, the sources know by now.
-                    Kind::Result | Kind::Error if live.early.is_woken() => {
-                        live.early.with(|cx| live.port.end_of_request(cx, source));
+                    Kind::Result | Kind::Error => {
+                        live.port.end_of_request(source, live.early.is_woken());
                     }
-                    Kind::Result | Kind::Error => live.port.end_of_lines(source),
                     Kind::Ask => live.early.again(),
                     _ => {}
                 }
@@ -360,6 +355,17 @@ impl PortTask {
         self.shared.config.limits.concurrency > 1 || self.shared.kinds.any_ahead()
     }
 
+    /// Looks for the answer of a call that was sent to an idle worker, if the pool's user wants that. One that follows
+    /// another is waited for: the task has had its turn, and others are to have theirs, the answered caller's first.
+    fn spin(&self, live: &mut Live) {
+        let time = self.shared.config.limits.spin;
+        if time.is_zero() || live.calls.lone().is_none() {
+            return;
+        }
+        let Live { port, early, late, .. } = live;
+        port.spin(time, || early.is_woken() || late.is_woken() || !self.commands.is_empty());
+    }
+
     /// Finishes the calls that it has, and takes no more; `news` tells its worker so.
     fn drain(&self, live: &mut Live, news: WorkerMsg) {
         live.draining = true;
@@ -367,45 +373,6 @@ impl PortTask {
         self.shared.board.draining(slot, epoch, &self.link);
         self.shared.dispatcher(|dispatcher| dispatcher.down(slot, epoch));
         let _ = self.worker.send_message(news);
-    }
-
-    /// Writes a request; one that nobody waits for any more is passed over for the next.
-    fn begin(&self, live: &mut Live, request: Box<Request>) {
-        let mut next = Some(request);
-        while let Some(mut request) = next.take() {
-            let id = request.ticket.id;
-            let now = Instant::now();
-            if live.draining {
-                self.give_back(request);
-            } else if request.ticket.is_abandoned() {
-                request.ticket.abandon(WorkerState::Idle);
-                next = self.next(id);
-            } else if request.ticket.deadline <= now {
-                request.ticket.unassign(WorkerState::Idle);
-                request.time_out(now, WorkerState::Idle);
-                next = self.next(id);
-            } else {
-                if request.ticket.is_ahead() && !live.calls.is_idle() {
-                    live.port.push(request.frame());
-                    self.push_ahead(live, request, now);
-                    return;
-                }
-                live.port.send(request.frame());
-                if live.calls.is_empty() {
-                    self.meter_begin(live);
-                }
-                request.begin(now);
-                live.calls.begin(request);
-                live.begun = true;
-            }
-        }
-    }
-
-    /// Request `id` has ended, and the board knows; what is there to run next? Without a dispatcher, nothing: the next
-    /// one reads on the board that this worker is idle.
-    fn next(&self, id: u64) -> Option<Box<Request>> {
-        let Self { slot, epoch, .. } = *self;
-        self.shared.dispatcher(|dispatcher| dispatcher.next(slot, epoch, id))?
     }
 
     fn frame(&self, live: &mut Live, frame: Frame) -> Option<Leave> {
@@ -438,72 +405,6 @@ impl PortTask {
             Kind::Item | Kind::Progress | Kind::Want => self.beside(live, &frame),
             kind => Some(Leave::Kill(Ended::Protocol(unexpected(kind, frame.id).to_string()))),
         }
-    }
-
-    /// A call has its answer. It is counted, then Python gets its next call, then the caller its answer: whoever has an
-    /// answer finds it counted.
-    fn finish(&self, live: &mut Live, request: Box<Request>, frame: &Frame) -> Option<Leave> {
-        let id = request.ticket.id;
-        let answer = match answer(&request, frame.kind, frame) {
-            Ok(answer) => answer,
-            Err(error) => {
-                live.calls.begin(request);
-                return Some(Leave::Kill(Ended::Protocol(error.to_string())));
-            }
-        };
-        live.desk.abandon(id);
-        if frame.flags & FLAG_RECYCLE != 0 {
-            self.shared.board.stopping(self.slot, self.epoch);
-            request.ticket.answer(answer, WorkerState::Stopping);
-            return self.recycle(live);
-        }
-        let settled = request.ticket.settle(answer, WorkerState::Idle);
-        if !live.calls.ahead.is_empty() {
-            self.begin_next(live, Instant::now());
-        }
-        let leave = self.proceed(live, id);
-        settled.send();
-        leave
-    }
-
-    /// It is not to serve again: it leaves as soon as no call is running.
-    fn recycle(&self, live: &mut Live) -> Option<Leave> {
-        // Python starts none of them after such an answer.
-        self.give_back_ahead(live);
-        if live.calls.is_empty() {
-            return Some(Leave::Recycle);
-        }
-        if !live.draining {
-            self.drain(live, WorkerMsg::Leaving { epoch: self.epoch });
-        }
-        None
-    }
-
-    /// Call `id` has ended, and the board knows: what next?
-    fn proceed(&self, live: &mut Live, id: u64) -> Option<Leave> {
-        self.meter_end(live);
-        self.go_on(live, id)
-    }
-
-    fn go_on(&self, live: &mut Live, id: u64) -> Option<Leave> {
-        if live.calls.is_empty() {
-            if live.retiring {
-                return Some(Leave::Exit { grace: TERM_GRACE });
-            }
-            if live.draining {
-                return Some(Leave::Recycle);
-            }
-            if let Some(successor) = live.successor.take().filter(Successor::is_there) {
-                return Some(Leave::Replaced(successor));
-            }
-        }
-        if live.draining {
-            return None;
-        }
-        if let Some(next) = self.next(id) {
-            self.begin(live, next);
-        }
-        None
     }
 
     fn log(&self, frame: &Frame) {

@@ -25,7 +25,8 @@ pub trait Backend: Send + Sync + 'static {
     /// What it holds.
     fn usage(&self) -> Answer<Usage>;
 
-    /// Sweeps what has expired, and persists what was left for later. Gives the time until it is to be called again.
+    /// Sweeps what has expired, and persists what was left for later. Gives the time until it is to be called again, as long
+    /// as nothing is executed: once something was, it is called within a second.
     fn maintain(&self) -> Answer<Duration>;
 
     /// Ends it: what is under way is finished, later operations fail. Called once or more, or, if all handles are dropped,

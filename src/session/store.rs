@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use ractor::{Actor, ActorRef, SpawnErr, registry};
+use tokio::sync::Notify;
 
 use super::backend::{Backend, Settings};
 use super::error::{MAX_TTL, check_ttl};
@@ -411,6 +412,9 @@ pub(crate) struct Shared {
     reads: AtomicU64,
     writes: AtomicU64,
     conflicts: AtomicU64,
+    /// Nothing was done to it since it was maintained last.
+    resting: AtomicBool,
+    used: Notify,
 }
 
 impl std::fmt::Debug for Shared {
@@ -429,7 +433,19 @@ impl Shared {
             reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             conflicts: AtomicU64::new(0),
+            resting: AtomicBool::new(false),
+            used: Notify::new(),
         }
+    }
+
+    /// From now on [`used`](Self::used) tells of the next operation.
+    pub(crate) fn rest(&self) {
+        self.resting.store(true, Ordering::Relaxed);
+    }
+
+    /// Resolves when an operation was executed since it was to rest.
+    pub(crate) async fn used(&self) {
+        self.used.notified().await;
     }
 
     /// What keeps the store, while there is a handle.
@@ -460,6 +476,9 @@ impl Shared {
         let counter = if operation.is_write() { &self.writes } else { &self.reads };
         counter.fetch_add(1, Ordering::Relaxed);
         let outcome = self.backend.execute(operation).await;
+        if self.resting.load(Ordering::Relaxed) && self.resting.swap(false, Ordering::Relaxed) {
+            self.used.notify_one();
+        }
         if let Err(SessionError::Conflict { .. }) = outcome {
             self.conflicts.fetch_add(1, Ordering::Relaxed);
         }

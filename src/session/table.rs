@@ -21,9 +21,8 @@ const SHARDS: usize = 64;
 /// Of the expired sessions, so many are removed before other tasks have their turn.
 const SWEEP: usize = 256;
 
-/// The table is swept at most, and at least, so often.
+/// The table is swept at most so often.
 const OFTEN: Duration = Duration::from_millis(100);
-const SELDOM: Duration = Duration::from_secs(1);
 
 type Shard = HashMap<Arc<str>, Arc<Cell>>;
 
@@ -341,7 +340,7 @@ impl Table {
             tokio::task::yield_now().await;
         }
         let next = self.index().next().unwrap_or(u64::MAX);
-        Duration::from_millis(next.saturating_sub(self.now())).clamp(OFTEN, SELDOM)
+        Duration::from_millis(next.saturating_sub(self.now())).max(OFTEN)
     }
 
     // === Looking at it from outside ===

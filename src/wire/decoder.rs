@@ -119,6 +119,11 @@ impl Decoder {
         &mut self.buffer
     }
 
+    /// Whether it has nothing, not even a part of a frame.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
     /// The next whole frame, or `None` until more bytes arrive.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, ProtocolError> {
         let Some(header) = self.header()? else {

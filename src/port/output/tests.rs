@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -14,7 +16,10 @@ use tracing_subscriber::layer::{Context as LayerContext, SubscriberExt};
 use tracing_subscriber::registry;
 
 use super::*;
+use crate::config::Limits;
+use crate::port::{Event, Port, RemoteEnds};
 use crate::sys;
+use crate::wire::{FrameBuilder, Kind};
 
 const SOURCE: Source<'static> = Source { pool: "demo", worker: "demo/worker/3", request: 7 };
 
@@ -307,4 +312,107 @@ fn python_sends_what_somebody_listens_to() {
         let found = tracing::subscriber::with_default(subscriber, python_log_level);
         assert_eq!(found, expected, "{filter}");
     }
+}
+
+// === Before the answer ===
+
+/// A port, and its process's socket and stdout.
+fn port() -> (Port, UnixStream, File) {
+    let (port, ends) = Port::open(&Limits::default()).unwrap();
+    let RemoteEnds { socket, stdout, .. } = ends;
+    (port, socket.into(), stdout.into())
+}
+
+fn bytes(kind: Kind) -> Vec<u8> {
+    FrameBuilder::bare(kind, 7)
+}
+
+/// The next frame, as the runtime tells of it.
+async fn next(port: &mut Port) -> Kind {
+    let event = std::future::poll_fn(|cx| port.poll_frames(cx)).await;
+    let Event::Frame(frame) = event else { panic!("{event:?}") };
+    frame.kind
+}
+
+/// Nothing has come, and the runtime is asked from now on.
+fn nothing_yet(port: &mut Port) {
+    assert!(port.poll_frames(&mut Context::from_waker(Waker::noop())).is_pending());
+}
+
+#[test]
+fn the_runtime_tells_of_output_before_it_tells_of_an_answer() {
+    let seen = events(|| {
+        runtime().block_on(async {
+            let (mut port, mut socket, mut stdout) = port();
+            nothing_yet(&mut port);
+            stdout.write_all(b"a line\n").unwrap();
+            socket.write_all(&bytes(Kind::Result)).unwrap();
+            assert_eq!(next(&mut port).await, Kind::Result);
+            port.stdout.poll(&mut Context::from_waker(Waker::noop()), SOURCE);
+            assert!(port.told, "so there is no more to be looked for");
+            port.end_of_request(SOURCE, false);
+        });
+    });
+    assert_eq!(messages(&seen), ["a line"]);
+}
+
+/// It was told of a record, and reads the answer along with it: of the line between them it was not told.
+#[test]
+fn what_is_printed_after_a_record_comes_before_the_answer() {
+    let seen = events(|| {
+        runtime().block_on(async {
+            let (mut port, mut socket, mut stdout) = port();
+            nothing_yet(&mut port);
+            socket.write_all(&bytes(Kind::Log)).unwrap();
+            port.socket.readable().await.unwrap();
+            stdout.write_all(b"a line\n").unwrap();
+            socket.write_all(&bytes(Kind::Result)).unwrap();
+            assert_eq!(next(&mut port).await, Kind::Log);
+            assert_eq!(next(&mut port).await, Kind::Result);
+            port.end_of_request(SOURCE, false);
+        });
+    });
+    assert_eq!(messages(&seen), ["a line"]);
+}
+
+/// A part of the answer was read at the runtime's word, for a record before it.
+#[test]
+fn what_is_printed_before_half_an_answer_comes_before_it() {
+    let seen = events(|| {
+        runtime().block_on(async {
+            let (mut port, mut socket, mut stdout) = port();
+            nothing_yet(&mut port);
+            let answer = bytes(Kind::Result);
+            socket.write_all(&bytes(Kind::Log)).unwrap();
+            port.socket.readable().await.unwrap();
+            stdout.write_all(b"a line\n").unwrap();
+            socket.write_all(&answer[..5]).unwrap();
+            assert_eq!(next(&mut port).await, Kind::Log);
+            nothing_yet(&mut port);
+            socket.write_all(&answer[5..]).unwrap();
+            assert_eq!(next(&mut port).await, Kind::Result);
+            port.end_of_request(SOURCE, false);
+        });
+    });
+    assert_eq!(messages(&seen), ["a line"]);
+}
+
+#[test]
+fn what_is_printed_before_an_answer_that_was_looked_for_comes_before_it() {
+    let seen = events(|| {
+        runtime().block_on(async {
+            let (mut port, mut socket, mut stdout) = port();
+            nothing_yet(&mut port);
+            stdout.write_all(b"a line\n").unwrap();
+            socket.write_all(&bytes(Kind::Result)).unwrap();
+            port.spin(Duration::from_secs(60), || false);
+            assert_eq!(next(&mut port).await, Kind::Result);
+            port.end_of_request(SOURCE, false);
+            // What was there before is looked at first.
+            socket.write_all(&bytes(Kind::Result)).unwrap();
+            port.spin(Duration::from_secs(60), || false);
+            port.spin(Duration::from_secs(60), || panic!("there is a frame"));
+        });
+    });
+    assert_eq!(messages(&seen), ["a line"]);
 }

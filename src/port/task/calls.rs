@@ -28,6 +28,16 @@ impl Calls {
         self.running.is_empty() && self.cancelling.iter().all(Cancelling::has_ended)
     }
 
+    /// The only call, if there is one and no other shares its work.
+    pub(super) fn lone(&self) -> Option<&Request> {
+        match &self.running[..] {
+            [request] if self.cancelling.is_empty() && self.ahead.is_empty() => {
+                Some(&**request).filter(|request| request.wish.batch.is_none())
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn begin(&mut self, request: Box<Request>) {
         self.running.push(request);
     }

@@ -61,7 +61,6 @@ impl PortTask {
             port,
             child,
             calls: Calls::default(),
-            begun: false,
             successor: None,
             retiring: false,
             draining: false,
