@@ -1,5 +1,5 @@
 //! The memory backend with a clock that the test moves, and against a model; what holds for every backend is in
-//! `tests/session_store.rs`.
+//! `tests/sessions/store.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
