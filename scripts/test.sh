@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All that must hold before a change goes in: lints, documentation, tests of both languages, examples, and that none of
-# it leaves a process behind. Cheap checks come first; the first failure ends the run.
+# it leaves a process behind. The first failure ends the run.
 #
 # Needs Rust (stable, with rustfmt and clippy), one CPython from 3.10 with pip and venv, the package registries, and
 # redis-server, which is installed if it is missing and this runs as root where there is apt-get.
@@ -137,17 +137,28 @@ python_types() {
 }
 
 python_tests() {
-    (cd python_worker && "$1/bin/python" -m pytest)
+    (cd python_worker && "$1/bin/python" -m pytest -n auto)
 }
 
-other_python() {
-    local directory=$target/venv-$1
-    # Only what the tests import: linters and NumPy are checked once, above. Not the pinned versions, which need not exist
-    # for this interpreter.
-    local requirements
-    mapfile -t requirements < <(sed -nE 's/^(pytest|hypothesis)\b.*/\1/p' python_worker/requirements-dev.txt)
-    environment "$directory" "$2" "${requirements[@]}"
-    python_tests "$directory"
+# The environments of all interpreters, "$target/venv" and "$target/venv-VERSION".
+environments() {
+    environment "$venv" "$python" -r python_worker/requirements-dev.txt
+    # Only what the tests import: linters and NumPy are checked once, with the first. Not the pinned versions, which need not
+    # exist for this interpreter.
+    local requirements other version path
+    mapfile -t requirements < <(sed -nE 's/^(pytest|pytest-xdist|hypothesis)==.*/\1/p' python_worker/requirements-dev.txt)
+    for other in "${others[@]}"; do
+        read -r version path <<<"$other"
+        environment "$target/venv-$version" "$path" "${requirements[@]}"
+    done
+}
+
+# They are fetched and installed while cargo lints.
+environments_are_there() {
+    local status=0
+    wait "$installing" || status=$?
+    cat "$logs/environments.txt"
+    return "$status"
 }
 
 # The tests start servers of their own. One that the package starts is not used, and no process of this run.
@@ -246,17 +257,19 @@ passed() {
 echo "Python $version: $python"
 for other in "${others[@]}"; do echo "Python $other"; done
 step 'Rust format' format
-step "Python $version environment" environment "$venv" "$python" -r python_worker/requirements-dev.txt
+environments >"$logs/environments.txt" 2>&1 &
+installing=$!
+step 'Rust lint' rust_lint
+step 'Rust documentation' rust_docs
+step 'Python environments' environments_are_there
 step 'Python lint and format' python_lint
 step 'Python types' python_types
 step "Python $version tests" python_tests "$venv"
-step 'Rust lint' rust_lint
-step 'Rust documentation' rust_docs
 step 'Redis server' redis_server
 step 'Rust tests' rust_tests
 for other in "${others[@]}"; do
-    read -r other_version other_path <<<"$other"
-    step "Python $other_version tests" other_python "$other_version" "$other_path"
+    read -r other_version _ <<<"$other"
+    step "Python $other_version tests" python_tests "$target/venv-$other_version"
 done
 step 'Instruction counts' instructions
 step 'Examples' examples

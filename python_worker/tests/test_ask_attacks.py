@@ -196,7 +196,7 @@ def test_a_reply_for_a_loop_that_is_closed(pair: tuple[Connection, socket.socket
 
 
 def test_nothing_follows_half_a_frame(pair: tuple[Connection, socket.socket]) -> None:
-    """A signal handler raises after a part of a frame has gone: no other thread gets its turn before that is the end."""
+    """A signal handler raises after a part of a frame has gone: that is the end, before another thread has its turn."""
     connection, _ = pair
     held: list[bool] = []
 

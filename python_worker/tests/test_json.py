@@ -80,7 +80,9 @@ CASES: list[tuple[Callable[[], Any], str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "kind", "path", "hint"), CASES, ids=lambda case: str(case)[:30])
+@pytest.mark.parametrize(
+    ("make", "kind", "path", "hint"), CASES, ids=lambda case: case if isinstance(case, str) else ""
+)
 def test_diagnosis(make: Callable[[], Any], kind: str, path: str, hint: str) -> None:
     value = make()
     with pytest.raises(Unserialisable) as caught:
