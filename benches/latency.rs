@@ -9,9 +9,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Options, Spread, Table};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
+use common::{Options, Spread, Table, cpu_us};
 use serde::Serialize;
 use snakepen::{Builder, Pool};
 
@@ -50,12 +48,6 @@ async fn round(pool: Pool, time: Duration) -> Round {
         [mean, taken[taken.len() / 2], taken[taken.len() * 99 / 100], cpu]
     });
     task.await.expect("it ends in order")
-}
-
-/// Processor time of this process so far.
-fn cpu_us() -> f64 {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("a process may ask for its own");
-    (usage.user_time() + usage.system_time()).num_microseconds() as f64
 }
 
 /// Measures pools that differ in one setting, in turn.

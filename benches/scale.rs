@@ -12,9 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Options, Spread, Table, thousands};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
+use common::{Options, Spread, Table, cpu_us, thousands};
 use serde::Serialize;
 use snakepen::Pool;
 use tokio::task::JoinSet;
@@ -82,12 +80,6 @@ impl Load {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-}
-
-/// Processor time of this process so far.
-fn cpu_us() -> f64 {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("a process may ask for its own");
-    (usage.user_time() + usage.system_time()).num_microseconds() as f64
 }
 
 async fn start(workers: usize) -> Pool {

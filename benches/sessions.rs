@@ -12,8 +12,8 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Options, Spread, Table, thousands};
-use serde::{Deserialize, Serialize};
+use common::{Message, Options, Spread, Table, thousands};
+use serde::Serialize;
 use snakepen::{Session, SessionStore};
 use tokio::sync::{Barrier, Mutex};
 
@@ -27,28 +27,6 @@ struct Row {
     per_s: f64,
     low: f64,
     high: f64,
-}
-
-/// 87 bytes of JSON.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-struct Message {
-    id: u64,
-    name: String,
-    amount: f64,
-    tags: Vec<String>,
-    done: bool,
-}
-
-impl Message {
-    fn example() -> Self {
-        Self {
-            id: 20_260_117,
-            name: "small calls".to_owned(),
-            amount: 42.5,
-            tags: vec!["echo".to_owned(), "bench".to_owned()],
-            done: false,
-        }
-    }
 }
 
 #[derive(Clone)]

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bare::BarePool;
-use common::{Options, Spread, Table, thousands};
+use common::{Message, Options, Spread, Table, thousands};
 use hdrhistogram::Histogram;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use snakepen::Pool;
 use tokio::sync::Barrier;
 
@@ -35,28 +35,6 @@ struct Row {
     calls_per_s: f64,
     p50_us: f64,
     p99_us: f64,
-}
-
-/// 87 bytes of JSON.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-struct Message {
-    id: u64,
-    name: String,
-    amount: f64,
-    tags: Vec<String>,
-    done: bool,
-}
-
-impl Message {
-    fn example() -> Self {
-        Self {
-            id: 20_260_117,
-            name: "small calls".to_owned(),
-            amount: 42.5,
-            tags: vec!["echo".to_owned(), "bench".to_owned()],
-            done: false,
-        }
-    }
 }
 
 #[derive(Clone)]

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use serde::Serialize;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use serde::{Deserialize, Serialize};
 
 /// What stands after `--` on the command line.
 #[derive(Debug, Default)]
@@ -79,6 +81,34 @@ pub fn manifest() -> &'static Path {
 /// The benchmarks' handler file.
 pub fn handlers() -> String {
     manifest().join("benches/handlers.py").to_str().expect("a UTF-8 path").to_owned()
+}
+
+/// 87 bytes of JSON: what an echo is of.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Message {
+    id: u64,
+    name: String,
+    amount: f64,
+    tags: Vec<String>,
+    done: bool,
+}
+
+impl Message {
+    pub fn example() -> Self {
+        Self {
+            id: 20_260_117,
+            name: "small calls".to_owned(),
+            amount: 42.5,
+            tags: vec!["echo".to_owned(), "bench".to_owned()],
+            done: false,
+        }
+    }
+}
+
+/// Processor time of this process so far.
+pub fn cpu_us() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("a process may ask for its own");
+    (usage.user_time() + usage.system_time()).num_microseconds() as f64
 }
 
 /// Says where the figures come from.

@@ -3,10 +3,9 @@
 use std::hint::black_box;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use snakepen::Pool;
 
-use crate::common;
+use crate::common::{self, Message};
 use crate::scheduler_load::Load;
 use crate::scheduler_load::scheduler::{Removed, Wish};
 use crate::steps;
@@ -95,26 +94,6 @@ fn expire(operations: u64) {
     steps::end();
 }
 
-#[derive(Debug, Deserialize, PartialEq, Serialize)]
-struct Message {
-    id: u64,
-    name: String,
-    amount: f64,
-    tags: Vec<String>,
-    done: bool,
-}
-
-/// 87 bytes of JSON.
-fn message() -> Message {
-    Message {
-        id: 20_260_117,
-        name: "small calls".to_owned(),
-        amount: 42.5,
-        tags: vec!["echo".to_owned(), "bench".to_owned()],
-        done: false,
-    }
-}
-
 fn frame(kind: Kind, id: u64, message: &Message) -> Vec<u8> {
     let mut frame = FrameBuilder::new(kind, "echo");
     serde_json::to_writer(frame.json(), &(message,)).expect("plain data");
@@ -122,7 +101,7 @@ fn frame(kind: Kind, id: u64, message: &Message) -> Vec<u8> {
 }
 
 fn encode(operations: u64) {
-    let message = message();
+    let message = Message::example();
     steps::begin();
     for id in 0..operations {
         black_box(frame(Kind::Call, id, &message));
@@ -132,7 +111,7 @@ fn encode(operations: u64) {
 
 /// Frames that come in pieces of so many bytes.
 fn decode<const PIECE: usize>(operations: u64) {
-    let message = message();
+    let message = Message::example();
     let stream: Bytes = (0..operations)
         .flat_map(|id| frame(Kind::Result, id, &message))
         .collect::<Vec<u8>>()
@@ -170,7 +149,7 @@ async fn call<const CALLERS: u64>(pool: &Pool, operations: u64) {
     let callers = (0..CALLERS).map(|_| {
         let pool = pool.clone();
         tokio::spawn(async move {
-            let message = message();
+            let message = Message::example();
             for _ in 0..operations / CALLERS {
                 let answer: Message = pool.call("echo", (&message,)).await.expect("an echo");
                 assert_eq!(answer, message);

@@ -16,8 +16,10 @@ Handlers = Callable[[str], dict[str, str]]
 
 
 def masks(pid: int) -> dict[str, int]:
+    """Without the C library's own signals, which its `posix_spawn` has a child ignore."""
+    valid = sum(map(bit, signal.valid_signals()))
     lines = (line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return {name: int(value, 16) for name, value in lines if name in ("SigBlk", "SigIgn", "SigCgt")}
+    return {name: int(value, 16) & valid for name, value in lines if name in ("SigBlk", "SigIgn", "SigCgt")}
 
 
 def bit(number: int) -> int:

@@ -119,7 +119,7 @@ class Run:
             "rss_mb": round(median(one["mb"] for one in found), 1),
             "rounds": len(found),
         })  # fmt: skip
-        if job == "echo" and system.startswith("snakepen") and callers == 64:
+        if job == "echo" and system in ("limit", "snakepen", "snakepen-prefetch") and callers == 64:
             own, kernel = (sum(one["host"][at] for one in found) * 1e6 / calls for at in (0, 1))
             self.overhead[f"{system}, {workers} workers"] = {"user_us": round(own, 2), "kernel_us": round(kernel, 2)}
 

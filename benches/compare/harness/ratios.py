@@ -14,15 +14,19 @@ FACTORS = {"executor": 7.0, "mp_pool": 4.5, "mosec": 9.0, "ray": 30.0}
 
 
 def ratios(run: Run) -> list[dict[str, Any]]:
-    """Rows of `what`, `ratio`, `low`, `high` (of neighbouring rounds), `reach` and `reached`."""
+    """Rows of `what`, `ratio`, `low`, `high` (of neighbouring rounds), `reach`, `reached`, and `bound`.
+
+    That is the same of `limit`; None where `limit` is what it is a ratio to, or does no such thing.
+    """
     found: list[dict[str, Any]] = []
 
-    def add(what: str, each: list[float], reach: float, most: bool = False) -> None:
+    def add(what: str, each: list[float], reach: float, most: bool = False, bound: list[float] | None = None) -> None:
         middle = median(each)
         reached = middle <= reach if most else middle >= reach
         found.append({
             "what": what, "ratio": round(middle, 3), "low": round(min(each), 3), "high": round(max(each), 3),
             "reach": f"at {'most' if most else 'least'} {reach:g}", "reached": reached,
+            "bound": round(median(bound), 3) if bound else None,
         })  # fmt: skip
 
     def rounds(job: str, system: str, workers: int, callers: int) -> list[dict[str, Any]]:
@@ -49,8 +53,10 @@ def ratios(run: Run) -> list[dict[str, Any]]:
         ours = best("echo", system, 64)
         for peer, factor in FACTORS.items():
             each = against(ours, best("echo", peer, 64))
+            # That of one request in flight per worker.
+            bound = against(best("echo", "limit", 64), best("echo", peer, 64)) if times == 1.0 else None
             if each:
-                add(f"`echo`, 64 callers, each at its best: {system} to `{peer}`", each, factor * times)
+                add(f"`echo`, 64 callers, each at its best: {system} to `{peer}`", each, factor * times, bound=bound)
         each = against(ours, best("echo", "pyo3", 64))
         if each:
             add(f"`echo`, 64 callers: {system} to `pyo3`", each, 1.0)
@@ -59,9 +65,12 @@ def ratios(run: Run) -> list[dict[str, Any]]:
         each = [our["p50_us"] / their["p50_us"] for our, their in zip(ours, limit, strict=False)]
         if each:
             add(f"`echo`, one caller, {workers} workers: median latency of snakepen to `limit`", each, 1.5, most=True)
-    one, four = rounds("sleep5ms", "snakepen", 1, 64), rounds("sleep5ms", "snakepen", 4, 64)
-    if one and four:
-        add("`sleep5ms`: four workers to four times one", [ratio / 4 for ratio in against(four, one)], 0.97)
+    each, bound = (
+        [ratio / 4 for ratio in against(rounds("sleep5ms", system, 4, 64), rounds("sleep5ms", system, 1, 64))]
+        for system in ("snakepen", "limit")
+    )
+    if each:
+        add("`sleep5ms`: four workers to four times one", each, 0.97, bound=bound)
     for workers in (2, 4):
         each = against(rounds("spin200us", "snakepen", workers, 64), rounds("spin200us", "limit", workers, 64))
         if each:
@@ -72,9 +81,11 @@ def ratios(run: Run) -> list[dict[str, Any]]:
         if each:
             add(f"`{job}`, one caller: snakepen to `limit`", each, 0.67)
         for peer in PEERS:
-            each = against(ours, rounds(job, peer, 4, 1))
+            each, bound = (
+                against(rounds(job, system, 4, 1), rounds(job, peer, 4, 1)) for system in ("snakepen", "limit")
+            )
             if each:
-                add(f"`{job}`, one caller: snakepen to `{peer}`", each, 8.0)
+                add(f"`{job}`, one caller: snakepen to `{peer}`", each, 8.0, bound=bound)
     starts = {system: rounds("import_heavy", system, 8, 1) for system in (*PEERS, "snakepen")}
     ours = starts["snakepen"]
     if ours:
@@ -97,7 +108,10 @@ def ratios(run: Run) -> list[dict[str, Any]]:
             add(
                 f"`{job}`: milliseconds from kill -9 to ready", [one["seconds"] * 1e3 for one in ours], reach, most=True
             )
-    for what, figures in run.overhead.items():
-        if "user_us" in figures and what.startswith("snakepen,"):
-            add(f"`echo`, 64 callers, {what}: the host's own µs per call", [figures["user_us"]], 5.0, most=True)
+    for workers in (2, 4):
+        of = {system: run.overhead.get(f"{system}, {workers} workers") for system in ("snakepen", "limit")}
+        each, bound = ([figures["user_us"]] if figures else [] for figures in of.values())
+        if each:
+            what = f"`echo`, 64 callers, {workers} workers: the host's own µs per call"
+            add(what, each, 5.0, most=True, bound=bound)
     return found

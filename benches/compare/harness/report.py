@@ -22,17 +22,19 @@ def markdown(run: Run, ratios: list[dict[str, Any]], machine: list[str], command
     lines = ["# Snakepen beside others", "", f"By `{command}`:", "", *(f"- {line}" for line in machine), ""]
     lines += [
         f"Each figure is the median of {run.rounds} rounds of {run.seconds:g} s, in which all systems take turns; a "
-        "ratio is that of neighbouring rounds: median (lowest to highest).",
+        "ratio is that of neighbouring rounds: median (lowest to highest). "
+        "Under `limit` is what the bound itself comes to: the same Python loop, driven by the least that can.",
         "",
         "## Ratios",
         "",
     ]
     lines += table(
-        ["what", "ratio", "to be reached", ""],
+        ["what", "ratio", "`limit`", "to be reached", ""],
         [
             [
                 one["what"],
                 f"{one['ratio']:g} ({one['low']:g} to {one['high']:g})",
+                "" if one["bound"] is None else f"{one['bound']:g}",
                 one["reach"],
                 "yes" if one["reached"] else "**no**",
             ]
