@@ -16,12 +16,13 @@ use std::time::Duration;
 use futures_core::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::codec;
-use crate::context;
+use crate::codec::{self, Payload};
+use crate::context::{self, Nested};
 use crate::error::Error;
-use crate::exchange::ProgressWatch;
+use crate::exchange::{Item, ProgressWatch};
 use crate::request::Answer;
 use crate::scheduler::{Place, Priority};
 pub(crate) use attempt::Placed;
@@ -37,7 +38,7 @@ pub use stream::CallStream;
 #[must_use = "a call is made when it is awaited"]
 #[derive(Debug)]
 pub struct Call<R> {
-    plan: Plan,
+    plan: Box<Plan>,
     result: PhantomData<fn() -> R>,
 }
 
@@ -56,7 +57,7 @@ impl CancelHandle {
 
 impl<R> Call<R> {
     pub(crate) fn new(plan: Plan) -> Self {
-        Self { plan, result: PhantomData }
+        Self { plan: Box::new(plan), result: PhantomData }
     }
 
     fn change(mut self, change: impl FnOnce(&mut Plan)) -> Self {
@@ -93,7 +94,7 @@ impl<R> Call<R> {
 impl Call<()> {
     /// The result as it is.
     pub(crate) async fn payload(self) -> Answer {
-        self.plan.make(None, context::chain()).await
+        Ok(make(self.plan, None, context::chain()).await?.0)
     }
 }
 
@@ -102,12 +103,28 @@ impl<R: DeserializeOwned> IntoFuture for Call<R> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let handler = Arc::clone(&self.plan.handler);
         Box::pin(async move {
-            let payload = self.plan.make(None, context::chain()).await?;
+            let (payload, handler) = make(self.plan, None, context::chain()).await?;
             codec::decode(&payload).map_err(|message| undecoded(&handler, message))
         })
     }
+}
+
+/// Makes a call, and waits for its end: the result, and the handler that it is of. Its items, if it has any, go to
+/// `items`; `outer` are the calls that wait for it.
+async fn make(
+    plan: Box<Plan>,
+    items: Option<mpsc::UnboundedSender<Item>>,
+    outer: Option<Arc<Nested>>,
+) -> Result<(Payload, Arc<str>), Error> {
+    let mut tries = plan.tries(items, outer)?;
+    let handler = Arc::clone(&tries.made.handler);
+    // What few calls need is apart, so that the others' futures are small.
+    let answer = match tries.line {
+        None => tries.run().await,
+        Some(_) => Box::pin(tries.run_in_line()).await,
+    };
+    Ok((answer?, handler))
 }
 
 fn undecoded(handler: &str, mut message: String) -> Error {

@@ -171,9 +171,14 @@ impl Dispatcher {
     }
 
     /// A worker has ended request `id`; returns its next one.
-    pub(crate) fn next(&self, slot: usize, epoch: u64, id: u64) -> Option<Box<Request>> {
+    pub(crate) fn next(
+        &self,
+        slot: usize,
+        epoch: u64,
+        id: u64,
+        now: Instant,
+    ) -> Option<Box<Request>> {
         self.open(|open| {
-            let now = Instant::now();
             open.expire(now);
             let next = open.scheduler.idle(slot, epoch, id, now);
             let Assignment { mut request, ahead, .. } = open.allowed(next, now)?;

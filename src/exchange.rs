@@ -34,16 +34,26 @@ pub(crate) struct Item {
 #[derive(Debug, Default)]
 pub(crate) struct CallerSide {
     /// Where its items go, if it takes any.
-    pub(crate) items: Option<mpsc::UnboundedSender<Item>>,
+    items: Option<Items>,
     /// Between two items.
     pub(crate) item_timeout: Option<Duration>,
     pub(crate) inputs: Inputs,
     pub(crate) progress: Option<watch::Sender<Option<Progress>>>,
-    /// An item has arrived.
+}
+
+#[derive(Debug)]
+struct Items {
+    to: mpsc::UnboundedSender<Item>,
+    /// One has arrived.
     began: Arc<AtomicBool>,
 }
 
 impl CallerSide {
+    /// It takes items.
+    pub(crate) fn takes(&mut self, items: mpsc::UnboundedSender<Item>) {
+        self.items = Some(Items { to: items, began: Arc::default() });
+    }
+
     /// The port's side for another try, and where that one asks for inputs.
     pub(crate) fn open(&self) -> (PortSide, Option<mpsc::Receiver<Want>>) {
         let (wants, wanted) = match self.inputs.is_empty() {
@@ -54,11 +64,11 @@ impl CallerSide {
             }
         };
         let stream = self.items.as_ref().map(|items| Outlet {
-            items: items.clone(),
+            items: items.to.clone(),
             window: Window::default(),
             timeout: self.item_timeout,
             since: None,
-            began: Arc::clone(&self.began),
+            began: Arc::clone(&items.began),
         });
         (PortSide { stream, wants, progress: self.progress.clone() }, wanted)
     }
@@ -70,7 +80,8 @@ impl CallerSide {
 
     /// Whether another try would repeat what cannot be taken back: items that were seen, inputs that were read.
     pub(crate) fn is_used(&self) -> bool {
-        self.began.load(Ordering::Acquire) || self.inputs.were_read()
+        let began = |items: &Items| items.began.load(Ordering::Acquire);
+        self.items.as_ref().is_some_and(began) || self.inputs.were_read()
     }
 }
 

@@ -333,23 +333,23 @@ impl Ticket {
 
     /// Counts the call and frees its worker on the board; sending the answer is left for later, so that Python
     /// can be given its next call first.
-    pub(crate) fn settle(mut self, answer: Answer, after: WorkerState) -> Settled {
+    pub(crate) fn settle(mut self, answer: Answer, after: WorkerState, now: Instant) -> Settled {
         let outcome = match &answer {
             Ok(_) => Outcome::Completed,
             Err(error) => Outcome::Failed(error),
         };
-        self.count(outcome, after);
+        self.count(outcome, after, now);
         Settled { answer, reply: self.reply.take() }
     }
 
     /// Counts the call and answers it; `after` is what its worker is then, if it has one.
     pub(crate) fn answer(self, answer: Answer, after: WorkerState) {
-        self.settle(answer, after).send();
+        self.settle(answer, after, Instant::now()).send();
     }
 
     /// Counts a call that nobody waits for.
     pub(crate) fn abandon(mut self, after: WorkerState) {
-        self.count(Outcome::Abandoned, after);
+        self.count(Outcome::Abandoned, after, Instant::now());
         self.reply = None;
     }
 
@@ -374,16 +374,15 @@ impl Ticket {
         }
     }
 
-    fn count(&self, outcome: Outcome<'_>, after: WorkerState) {
+    fn count(&self, outcome: Outcome<'_>, after: WorkerState, now: Instant) {
         match self.place {
             Place::Queue => self.shared.board.ended_queued(outcome),
             Place::Ahead(held) => {
-                self.judge(Verdict::Unknown, Instant::now());
+                self.judge(Verdict::Unknown, now);
                 self.shared.board.withdraw(held);
                 self.shared.board.ended_queued(outcome);
             }
             Place::Worker { held, since } => {
-                let now = Instant::now();
                 // First: whoever finds the call counted finds its circuit open.
                 let verdict = if self.blameless { Verdict::Unknown } else { verdict(outcome) };
                 self.judge(verdict, now);
@@ -425,11 +424,11 @@ impl Drop for Ticket {
             return;
         };
         if reply.is_closed() {
-            self.count(Outcome::Abandoned, WorkerState::Stopping);
+            self.count(Outcome::Abandoned, WorkerState::Stopping, Instant::now());
             return;
         }
         let error = self.lost();
-        self.count(Outcome::Failed(&error), WorkerState::Stopping);
+        self.count(Outcome::Failed(&error), WorkerState::Stopping, Instant::now());
         let _ = reply.send(Err(error));
     }
 }

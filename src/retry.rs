@@ -21,6 +21,11 @@ impl Retry {
         Self { left: more, pause: FIRST }
     }
 
+    /// Whether there is none.
+    pub(crate) fn is_over(&self) -> bool {
+        self.left == 0
+    }
+
     /// The pause before the next try of a call that failed and has `time` left, if there is to be one. `jitter` is in
     /// `0.0..1.0`.
     pub(crate) fn after(&mut self, error: &Error, time: Duration, jitter: f64) -> Option<Duration> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::line::Line;
 use crate::context::Nested;
@@ -53,131 +54,160 @@ impl Made {
     }
 }
 
-/// Makes the call, and makes it again as `retry` says.
-pub(super) async fn attempt(
-    anchor: &Anchor,
-    wish: Wish,
-    mut frame: Message,
-    mut made: Made,
-    mut line: Option<Line>,
-    mut retry: Retry,
-    mut side: CallerSide,
-) -> Answer {
-    let Made { at, timeout, .. } = made;
-    // Of the last try that may have run, else of the last one.
-    let mut worst: Option<Error> = None;
-    loop {
-        let outcome = match made.not_if_cancelled() {
-            Ok(()) => make(anchor, wish, frame.clone(), &made, line.as_mut(), &mut side).await,
-            Err(error) => Err(error),
-        };
-        let mut error = match outcome {
-            Ok(payload) => return Ok(payload),
-            Err(error) => error,
-        };
+/// A call that is being made, and made again as `retry` says.
+pub(super) struct Tries {
+    pub(super) anchor: Arc<Anchor>,
+    pub(super) wish: Wish,
+    pub(super) frame: Message,
+    pub(super) made: Made,
+    pub(super) line: Option<Line>,
+    pub(super) retry: Retry,
+    pub(super) side: CallerSide,
+}
+
+impl Tries {
+    /// Makes it, and waits for its end.
+    pub(super) async fn run(&mut self) -> Answer {
+        let Made { at, timeout, .. } = self.made;
+        // Of the last try that may have run, else of the last one.
+        let mut worst: Option<Box<Error>> = None;
+        loop {
+            let outcome = match self.made.not_if_cancelled() {
+                Ok(()) => self.make().await,
+                Err(error) => Err(error),
+            };
+            let error = match outcome {
+                Ok(payload) => return Ok(payload),
+                Err(error) => error,
+            };
+            Box::pin(self.after(error, (at, timeout), &mut worst)).await?;
+        }
+    }
+
+    /// Likewise, once it is its turn. In a task of its own: a future that is kept and not polled must not hold up those
+    /// behind it: not with its turn, nor past its deadline.
+    pub(super) async fn run_in_line(mut self) -> Answer {
+        let pool = self.anchor.shared.config.name.clone();
+        match AbortOnDropHandle::new(tokio::spawn(async move { self.run().await })).await {
+            Ok(answer) => answer,
+            // A stream of the user's that was an input.
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(Error::Closed { pool }),
+            },
+        }
+    }
+
+    /// A try has failed: the pause before the next one, or the error of the call, which has had `timeout` since `at`.
+    async fn after(
+        &mut self,
+        mut error: Error,
+        (at, timeout): (Instant, Duration),
+        worst: &mut Option<Box<Error>>,
+    ) -> Result<(), Error> {
+        let before = self.made.at - at;
         match &mut error {
-            Error::Timeout { elapsed, stage: Stage::Item, .. } => *elapsed += made.at - at,
+            Error::Timeout { elapsed, stage: Stage::Item, .. } => *elapsed += before,
             Error::Timeout { elapsed, timeout: had, .. } => {
                 // This try has had what the earlier ones had left.
-                *elapsed += made.at - at;
+                *elapsed += before;
                 *had = timeout;
             }
             Error::Cancelled { elapsed, stage, .. } => {
-                *elapsed += made.at - at;
+                *elapsed += before;
                 // Who cancelled hears that it was, and is told of any try that it may have run.
-                if worst.as_ref().is_some_and(Error::may_have_run) {
+                if worst.as_ref().is_some_and(|worst| worst.may_have_run()) {
                     *stage = Stage::Run;
                 }
             }
             _ => {}
         }
         let left = timeout.saturating_sub(at.elapsed());
-        let pause = match side.is_used() {
+        let pause = match self.side.is_used() {
             true => None,
-            false => retry.after(&error, left, fastrand::f64()),
+            false => self.retry.after(&error, left, fastrand::f64()),
         };
-        let error = match worst {
+        let error = match worst.take() {
             Some(worst) if worst.may_have_run() && !error.may_have_run() => worst,
-            _ => error,
+            _ => Box::new(error),
         };
-        let Some(pause) = pause else { return Err(error) };
-        worst = Some(error);
-        Box::pin(async {
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                // The next try is not made.
-                () = made.cancelled() => {}
-            }
-        })
-        .await;
+        let Some(pause) = pause else { return Err(*error) };
+        *worst = Some(error);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // The next try is not made.
+            () = self.made.cancelled() => {}
+        }
         let now = Instant::now();
         let left = timeout.saturating_sub(now - at);
-        made = Made { id: anchor.shared.next_id(), at: now, timeout: left, ..made };
-        frame = frame.renamed(made.id);
+        let id = self.anchor.shared.next_id();
+        (self.made.id, self.made.at, self.made.timeout) = (id, now, left);
+        self.frame = self.frame.clone().renamed(id);
+        Ok(())
     }
-}
 
-async fn make(
-    anchor: &Anchor,
-    mut wish: Wish,
-    frame: Message,
-    made: &Made,
-    line: Option<&mut Line>,
-    side: &mut CallerSide,
-) -> Answer {
-    let shared = &anchor.shared;
-    let &Made { id, at, timeout, .. } = made;
-    if shared.is_closed() {
-        return Err(Error::Closed { pool: shared.config.name.clone() });
-    }
-    if wish.key.is_some() {
-        wish.settle(shared.board.size());
-    }
-    let blocks = |outer: &Arc<Nested>| outer.blocks(shared, wish.place, &made.handler);
-    if let Some(error) = made.outer.as_ref().and_then(blocks) {
-        return Err(error);
-    }
-    // Before the answer's receiver, so that it is dropped after it: whoever is told finds that closed.
-    let mut guard = AbandonOnDrop { shared, id, armed: false };
-    let (ticket, mut answer) = Ticket::admit(shared, &made.handler, id, at, timeout)?;
-    guard.armed = true;
-    shared.kinds.apply(&made.handler, &mut wish);
-    if !side.is_plain() || made.outer.is_some() {
-        // What a handler waits for must not wait for that handler.
-        wish.ahead = 0;
-    }
-    let (ports, mut wants) = side.open();
-    let mut request = Request::new(frame, wish, ticket);
-    request.side = ports;
-    request.outer.clone_from(&made.outer);
-    let mut request = Some(request);
-    if let Some(line) = line {
-        request = Box::pin(line.wait(anchor, request, made)).await;
-    }
-    if let Some(request) = request
-        && let Err(request) = shared.submit(request)
-    {
-        Box::pin(submit_later(anchor, request, made)).await;
-    }
-    // What few calls need is apart, so that the others' futures are small.
-    let answer = match (&made.cancel, &mut wants) {
-        (None, None) => answer.await,
-        (Some(_), None) => Box::pin(answer_or_cancel(shared, &mut answer, made)).await,
-        (_, Some(wants)) => {
-            let pump = side.inputs.pump(id, wants, shared.config.limits.max_frame);
-            Box::pin(async {
-                tokio::select! {
-                    biased;
-                    answer = answer_or_cancel(shared, &mut answer, made) => answer,
-                    never = pump => match never {},
-                }
-            })
-            .await
+    async fn make(&mut self) -> Answer {
+        let Self { anchor, made, side, .. } = self;
+        let (anchor, made, mut wish) = (&**anchor, &*made, self.wish);
+        let shared = &anchor.shared;
+        let &Made { id, at, timeout, .. } = made;
+        if shared.is_closed() {
+            return Err(Error::Closed { pool: shared.config.name.clone() });
         }
-    };
-    guard.disarm();
-    // A ticket answers before it is dropped; there is no other way for it to go.
-    answer.unwrap_or_else(|_| Err(Error::Closed { pool: shared.config.name.clone() }))
+        if wish.key.is_some() {
+            wish.settle(shared.board.size());
+        }
+        let blocks = |outer: &Arc<Nested>| outer.blocks(shared, wish.place, &made.handler);
+        if let Some(error) = made.outer.as_ref().and_then(blocks) {
+            return Err(error);
+        }
+        // Before the answer's receiver, so that it is dropped after it: whoever is told finds that closed.
+        let mut guard = AbandonOnDrop { shared, id, armed: false };
+        let (ticket, mut answer) = Ticket::admit(shared, &made.handler, id, at, timeout)?;
+        guard.armed = true;
+        shared.kinds.apply(&made.handler, &mut wish);
+        if !side.is_plain() || made.outer.is_some() {
+            // What a handler waits for must not wait for that handler.
+            wish.ahead = 0;
+        }
+        let (ports, mut wants) = side.open();
+        // Another try needs it as well.
+        let frame = match self.retry.is_over() {
+            true => std::mem::take(&mut self.frame),
+            false => self.frame.clone(),
+        };
+        let mut request = Request::new(frame, wish, ticket);
+        request.side = ports;
+        request.outer.clone_from(&made.outer);
+        let mut request = Some(request);
+        if let Some(line) = &mut self.line {
+            request = Box::pin(line.wait(anchor, request, made)).await;
+        }
+        if let Some(request) = request
+            && let Err(request) = shared.submit(request)
+        {
+            Box::pin(submit_later(anchor, request, made)).await;
+        }
+        // What few calls need is apart, so that the others' futures are small.
+        let answer = match (&made.cancel, &mut wants) {
+            (None, None) => answer.await,
+            (Some(_), None) => Box::pin(answer_or_cancel(shared, &mut answer, made)).await,
+            (_, Some(wants)) => {
+                let pump = side.inputs.pump(id, wants, shared.config.limits.max_frame);
+                Box::pin(async {
+                    tokio::select! {
+                        biased;
+                        answer = answer_or_cancel(shared, &mut answer, made) => answer,
+                        never = pump => match never {},
+                    }
+                })
+                .await
+            }
+        };
+        guard.disarm();
+        // A ticket answers before it is dropped; there is no other way for it to go.
+        answer.unwrap_or_else(|_| Err(Error::Closed { pool: shared.config.name.clone() }))
+    }
 }
 
 /// A call that is queued or runs, and whose caller has gone on. If it is dropped, the call is given up.

@@ -10,10 +10,9 @@ use futures_core::Stream;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::CancelHandle;
-use super::attempt::{Made, Placed, attempt};
+use super::attempt::{Made, Placed, Tries};
 use super::line::Line;
 use crate::codec::{self, Payload};
 use crate::context::Nested;
@@ -21,7 +20,6 @@ use crate::error::Error;
 use crate::exchange::input::Sure;
 use crate::exchange::{CallerSide, Item, ProgressWatch};
 use crate::pool::Anchor;
-use crate::request::Answer;
 use crate::retry::Retry;
 use crate::scheduler::{Place, Wish};
 use crate::session::SessionError;
@@ -154,20 +152,20 @@ impl Plan {
     }
 
     /// See [`Call::place`](super::Call::place).
-    pub(super) async fn place(self) -> Result<Placed, Error> {
-        let Self { anchor, handler, wish, frame, timeout, .. } = self;
+    pub(super) async fn place(self: Box<Self>) -> Result<Placed, Error> {
+        let Self { anchor, handler, wish, frame, timeout, .. } = *self;
         let (id, at) = (anchor.shared.next_id(), Instant::now());
         let made = Made { id, handler, at, timeout, cancel: None, outer: None };
         let frame = finish(frame?, &made, anchor.shared.config.limits.max_frame)?;
         Placed::new(&anchor, wish, frame, &made).await
     }
 
-    /// Makes the call; its items, if it has any, go to `items`. `outer` are the calls that wait for it.
-    pub(super) async fn make(
-        self,
+    /// What is to be tried, now; its items, if it has any, go to `items`. `outer` are the calls that wait for it.
+    pub(super) fn tries(
+        self: Box<Self>,
         items: Option<mpsc::UnboundedSender<Item>>,
         outer: Option<Arc<Nested>>,
-    ) -> Answer {
+    ) -> Result<Tries, Error> {
         let Self {
             anchor,
             handler,
@@ -179,7 +177,7 @@ impl Plan {
             idempotent,
             mut side,
             ..
-        } = self;
+        } = *self;
         let shared = &anchor.shared;
         let (mut frame, at) = (frame?, Instant::now());
         if let Some(outer) = &outer {
@@ -191,30 +189,16 @@ impl Plan {
         }
         let line = line.map(|session| Line::up(&shared.turns, &session));
         let made = Made { id: shared.next_id(), handler, at, timeout, cancel, outer };
-        if items.is_some() {
+        if let Some(items) = items {
             frame.flag(FLAG_STREAM);
+            side.takes(items);
         }
         if side.progress.is_some() {
             frame.flag(FLAG_WATCH);
         }
-        side.items = items;
         let frame = finish(frame, &made, shared.config.limits.max_frame)?;
         let retry = Retry::new(if idempotent { shared.config.limits.retries } else { 0 });
-        if line.is_none() {
-            return attempt(&anchor, wish, frame, made, None, retry, side).await;
-        }
-        // A future that is kept and not polled must not hold up those behind it: not with its turn, nor past its
-        // deadline.
-        let pool = shared.config.name.clone();
-        let made = async move { attempt(&anchor, wish, frame, made, line, retry, side).await };
-        match AbortOnDropHandle::new(tokio::spawn(made)).await {
-            Ok(answer) => answer,
-            // A stream of the user's that was an input.
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Error::Closed { pool }),
-            },
-        }
+        Ok(Tries { anchor, wish, frame, made, line, retry, side })
     }
 }
 

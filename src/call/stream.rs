@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::options::options;
 use super::plan::Plan;
-use super::{CancelHandle, undecoded};
+use super::{CancelHandle, make, undecoded};
 use crate::codec::{self, Payload};
 use crate::context;
 use crate::error::Error;
@@ -134,7 +134,7 @@ impl<T: DeserializeOwned> Stream for CallStream<T> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         this.state = match std::mem::replace(&mut this.state, State::Ended) {
-            State::Planned(plan) => match Running::begin(*plan) {
+            State::Planned(plan) => match Running::begin(plan) {
                 Ok(running) => State::Running(running),
                 Err(error) => return Poll::Ready(Some(Err(error))),
             },
@@ -153,14 +153,15 @@ impl<T: DeserializeOwned> Stream for CallStream<T> {
 
 impl Running {
     /// In a task of its own, so that deadlines, cancellation and inputs do not wait for a consumer who is busy.
-    fn begin(plan: Plan) -> Result<Self, Error> {
+    fn begin(plan: Box<Plan>) -> Result<Self, Error> {
         let Ok(runtime) = Handle::try_current() else {
             let message = "there is no tokio runtime here: poll it inside of one".to_owned();
             return Err(Error::Config { option: "stream", message });
         };
         let (pool, handler) = (plan.pool().to_owned(), Arc::clone(&plan.handler));
         let (sender, items) = mpsc::unbounded_channel();
-        let call = AbortOnDropHandle::new(runtime.spawn(plan.make(Some(sender), context::chain())));
+        let call = make(plan, Some(sender), context::chain());
+        let call = AbortOnDropHandle::new(runtime.spawn(async { Ok(call.await?.0) }));
         Ok(Self { pool, handler, items, call, end: None, taken: 0, told: 0, bytes: 0 })
     }
 

@@ -20,7 +20,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ractor::ActorRef;
 use tokio::sync::{mpsc, oneshot};
@@ -321,7 +321,7 @@ impl PortTask {
     fn command(&self, live: &mut Live, command: Command) -> Option<Leave> {
         let is_free = live.calls.is_empty();
         match command {
-            Command::Run(request) => self.begin(live, request),
+            Command::Run(request) => self.begin(live, request, Instant::now()),
             // Nothing, if the request has ended meanwhile, or is being ended.
             Command::Cancel(id, why) => self.cancel(live, id, why),
             Command::Credit(id, taken) => self.credit(live, id, taken),
@@ -392,7 +392,7 @@ impl PortTask {
             }
             Kind::Pong => {
                 if let Some(id) = self.fenced(live, frame.id) {
-                    return self.proceed(live, id);
+                    return self.proceed(live, id, Instant::now());
                 }
                 let _ = self.worker.send_message(WorkerMsg::Pong(frame.id));
                 None

@@ -62,7 +62,7 @@ fn an_answer_is_counted_before_it_is_sent() {
     let shared = shared();
     let (mut ticket, mut answer) = ticket(&shared, 1);
     begin(&shared, &mut ticket);
-    let settled = ticket.settle(ok(), WorkerState::Idle);
+    let settled = ticket.settle(ok(), WorkerState::Idle, Instant::now());
     assert_eq!((counts(&shared), shared.board.stats().completed), ((0, 0), 1));
     assert!(answer.try_recv().is_err(), "not yet");
     settled.send();

@@ -45,9 +45,9 @@ impl PortTask {
         request.give_up(why, now, String::new(), WorkerState::Busy);
         // Python is at another call, so this is no moment to leave.
         if !live.draining
-            && let Some(next) = self.next(id)
+            && let Some(next) = self.next(id, now)
         {
-            self.begin(live, next);
+            self.begin(live, next, now);
         }
         None
     }
@@ -98,6 +98,6 @@ impl PortTask {
             self.shared.withdraw(request);
         }
         self.begin_next(live, now);
-        self.go_on(live, id)
+        self.go_on(live, id, now)
     }
 }

@@ -13,20 +13,19 @@ use crate::wire::{FLAG_RECYCLE, Frame};
 
 impl PortTask {
     /// Writes a request; one that nobody waits for any more is passed over for the next.
-    pub(super) fn begin(&self, live: &mut Live, request: Box<Request>) {
+    pub(super) fn begin(&self, live: &mut Live, request: Box<Request>, now: Instant) {
         let mut next = Some(request);
         while let Some(mut request) = next.take() {
             let id = request.ticket.id;
-            let now = Instant::now();
             if live.draining {
                 self.give_back(request);
             } else if request.ticket.is_abandoned() {
                 request.ticket.abandon(WorkerState::Idle);
-                next = self.next(id);
+                next = self.next(id, now);
             } else if request.ticket.deadline <= now {
                 request.ticket.unassign(WorkerState::Idle);
                 request.time_out(now, WorkerState::Idle);
-                next = self.next(id);
+                next = self.next(id, now);
             } else {
                 if request.ticket.is_ahead() && !live.calls.is_idle() {
                     live.port.push(request.frame());
@@ -46,9 +45,9 @@ impl PortTask {
 
     /// Request `id` has ended, and the board knows; what is there to run next? Without a dispatcher, nothing: the next
     /// one reads on the board that this worker is idle.
-    pub(super) fn next(&self, id: u64) -> Option<Box<Request>> {
+    pub(super) fn next(&self, id: u64, now: Instant) -> Option<Box<Request>> {
         let Self { slot, epoch, .. } = *self;
-        self.shared.dispatcher(|dispatcher| dispatcher.next(slot, epoch, id))?
+        self.shared.dispatcher(|dispatcher| dispatcher.next(slot, epoch, id, now))?
     }
 
     /// A call has its answer. It is counted, then Python gets its next call, then the caller its answer: whoever has an
@@ -73,11 +72,12 @@ impl PortTask {
             request.ticket.answer(answer, WorkerState::Stopping);
             return self.recycle(live);
         }
-        let settled = request.ticket.settle(answer, WorkerState::Idle);
+        let now = Instant::now();
+        let settled = request.ticket.settle(answer, WorkerState::Idle, now);
         if !live.calls.ahead.is_empty() {
-            self.begin_next(live, Instant::now());
+            self.begin_next(live, now);
         }
-        let leave = self.proceed(live, id);
+        let leave = self.proceed(live, id, now);
         settled.send();
         leave
     }
@@ -96,12 +96,12 @@ impl PortTask {
     }
 
     /// Call `id` has ended, and the board knows: what next?
-    pub(super) fn proceed(&self, live: &mut Live, id: u64) -> Option<Leave> {
+    pub(super) fn proceed(&self, live: &mut Live, id: u64, now: Instant) -> Option<Leave> {
         self.meter_end(live);
-        self.go_on(live, id)
+        self.go_on(live, id, now)
     }
 
-    pub(super) fn go_on(&self, live: &mut Live, id: u64) -> Option<Leave> {
+    pub(super) fn go_on(&self, live: &mut Live, id: u64, now: Instant) -> Option<Leave> {
         if live.calls.is_empty() {
             if live.retiring {
                 return Some(Leave::Exit { grace: TERM_GRACE });
@@ -116,8 +116,8 @@ impl PortTask {
         if live.draining {
             return None;
         }
-        if let Some(next) = self.next(id) {
-            self.begin(live, next);
+        if let Some(next) = self.next(id, now) {
+            self.begin(live, next, now);
         }
         None
     }
