@@ -99,7 +99,10 @@ def other_threads() -> list[str]:
 def name_process(name: str) -> None:
     """What `top` and `ps -o comm` show of it; the kernel keeps 15 bytes."""
     try:
-        with open("/proc/self/comm", "wb") as file:
-            file.write(name.encode())
+        fd = os.open("/proc/self/comm", os.O_WRONLY)
+        try:
+            os.write(fd, name.encode())
+        finally:
+            os.close(fd)
     except OSError:  # it is of no importance
         pass
