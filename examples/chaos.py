@@ -43,6 +43,11 @@ def plain(nonce: int, number: int) -> tuple[int, int, str]:
     return answer(nonce, mixed(nonce, number))
 
 
+@snakepen.handler(prefetch=8)
+def short(nonce: int, number: int) -> tuple[int, int, str]:
+    return plain(nonce, number)
+
+
 @snakepen.handler
 async def plain_async(nonce: int, number: int, seconds: float) -> tuple[int, int, str]:
     note("ran", nonce)

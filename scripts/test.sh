@@ -192,7 +192,8 @@ rust_docs() {
 # With the environment's interpreter: some tests need NumPy, PyArrow or DSPy.
 features=arrow,durable,ndarray,redis
 rust_tests() {
-    SNAKEPEN_PYTHON=$venv/bin/python cargo test --locked --no-fail-fast --features $features
+    # One more than there are cores: a third of their time they wait for processes.
+    SNAKEPEN_PYTHON=$venv/bin/python RUST_TEST_THREADS=$(($(nproc) + 1)) cargo test --locked --no-fail-fast --features $features
 }
 
 # Counted, not timed: a change that makes a call dearer by over 5 % is to be seen here, however busy the machine is.
@@ -267,6 +268,8 @@ step 'Python types' python_types
 step "Python $version tests" python_tests "$venv"
 step 'Redis server' redis_server
 step 'Rust tests' rust_tests
+# Built beside the Python tests, which leave the cores idle now and then. Should it fail, so does the step that needs it.
+cargo bench --locked --bench instructions --no-run >"$logs/instructions.txt" 2>&1 &
 for other in "${others[@]}"; do
     read -r other_version _ <<<"$other"
     step "Python $other_version tests" python_tests "$target/venv-$other_version"

@@ -91,6 +91,11 @@ impl Caller {
         self.mixes("plain")
     }
 
+    /// May be written ahead.
+    pub(crate) fn short(&mut self) -> Call {
+        self.mixes("short")
+    }
+
     pub(crate) fn plain_async(&mut self) -> Call {
         let time = self.millis(0, 4);
         self.mixes("plain_async").seconds(time)

@@ -31,6 +31,12 @@ const fn kind(name: &'static str, weight: u32, call: fn(&mut Caller) -> Call) ->
 
 const KINDS: &[Kind] = &[
     kind("plain", 150, Caller::plain),
+    kind("short", 80, Caller::short),
+    Kind { name: "short, 80 at once", weight: 4, count: 80, call: Caller::short },
+    kind("short, dropped", 15, |caller| caller.short().dropped_after(caller.millis(0, 4))),
+    kind("short, cancelled", 15, |caller| caller.short().cancelled_after(caller.millis(0, 4))),
+    kind("short, at a slot", 10, |caller| caller.short().by(Way::Slot(caller.slot()))),
+    kind("short, idempotent", 10, |caller| caller.short().with_extra(Extra::Idempotent)),
     kind("plain, async", 40, Caller::plain_async),
     kind("plain, retried", 20, |caller| Call { tries: TRIES, ..caller.plain() }),
     kind("plain, at a slot", 30, |caller| caller.plain().by(Way::Slot(caller.slot()))),

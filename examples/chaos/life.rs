@@ -23,6 +23,10 @@ use crate::{
 
 /// Low enough to be met now and then.
 const QUEUE_LIMIT: usize = 60;
+
+/// A port looks for an answer so long before it waits for it.
+const SPIN: Duration = Duration::from_micros(50);
+
 /// More than the handlers that may have some take, in bytes.
 const MEMORY_LIMIT: u64 = 400 << 20;
 
@@ -153,6 +157,7 @@ impl Chaos {
             .env(Mark::KEY, mark.value())
             .workers(workers)
             .concurrency(concurrency)
+            .spin(SPIN)
             .queue_limit(QUEUE_LIMIT)
             .max_frame(MAX_FRAME)
             .startup_timeout(STARTUP)

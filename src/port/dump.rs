@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::net::unix::pipe::Receiver;
 
 use super::output::LARGEST_PIPE;
+use crate::sys;
 
 /// What the worker writes before its stack, and after it the id of the call and a line's end; faulthandler doesn't.
 const BEGIN: u8 = 22;
@@ -55,14 +56,14 @@ impl Dump {
     }
 
     fn clear(&mut self) {
-        self.read(LARGEST_PIPE);
+        self.read(LARGEST_PIPE, Self::at_once);
         self.text.clear();
     }
 
     /// A stack that was asked for, once it is complete, and whose it is; pending for ever if none was.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(u64, String)> {
         while !self.expected.is_empty() {
-            let all = self.read(PER_POLL);
+            let all = self.read(PER_POLL, Receiver::try_read);
             while let Some(end) = self.text.iter().position(|&byte| byte == END) {
                 let rest = self.text.split_off(end + 1);
                 let text = std::mem::replace(&mut self.text, rest);
@@ -93,19 +94,28 @@ impl Dump {
 
     /// What was written last, complete or not.
     pub(super) fn take(&mut self) -> String {
-        self.read(LARGEST_PIPE);
+        self.read(LARGEST_PIPE, Self::at_once);
         let text = std::mem::take(&mut self.text);
         tidy(text.rsplit(|&byte| byte == END).next().unwrap_or_default())
     }
 
+    /// Past the runtime, which reads only what it was told of.
+    fn at_once(pipe: &Receiver, chunk: &mut [u8]) -> io::Result<usize> {
+        sys::read_now(pipe, chunk)
+    }
+
     /// Reads what is there, but no more than so many bytes; whether that was all.
-    fn read(&mut self, limit: usize) -> bool {
+    fn read(
+        &mut self,
+        limit: usize,
+        read: impl Fn(&Receiver, &mut [u8]) -> io::Result<usize>,
+    ) -> bool {
         // More than one stack has never been of use; a worker that writes without end must not fill the host's memory.
         const ENOUGH: usize = 256 << 10;
         let mut chunk = [0; 4096];
         let mut left = limit;
         while left > 0 {
-            let Ok(count) = self.pipe.try_read(&mut chunk) else {
+            let Ok(count) = read(&self.pipe, &mut chunk) else {
                 return true;
             };
             if count == 0 {
@@ -193,6 +203,17 @@ mod tests {
         assert_eq!(poll_fn(|cx| dump.poll(cx)).await, (2, "of two\n".to_owned()));
         assert_eq!(poll_fn(|cx| dump.poll(cx)).await, (1, "of one\n".to_owned()));
         assert_eq!(dump.take(), "rest");
+    }
+
+    #[tokio::test]
+    async fn what_was_written_last_is_there_before_the_runtime_tells_of_it() {
+        let (ours, theirs) = sys::pipe(true).unwrap();
+        let mut dump = Dump::new(ours).unwrap();
+        assert_eq!(rustix::io::write(&theirs, b"the end"), Ok(7));
+        assert_eq!(dump.take(), "the end");
+        // It is told of all the same, and there is nothing more.
+        dump.expect(1);
+        assert!(poll_fn(|cx| Poll::Ready(dump.poll(cx))).await.is_pending());
     }
 
     #[test]
