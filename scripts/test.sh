@@ -62,6 +62,8 @@ summary() {
     if ((status != 0)); then
         settle
         printf '\nFAILED%s (status %d, after %d s)\n' "${current:+: $current}" "$status" "$SECONDS"
+        # What goes on in the background; what that has started is found below.
+        jobs -p | xargs -r kill 2>/dev/null || true
         local left
         left=$(processes_of_run)
         if [[ -n $left ]]; then
@@ -88,10 +90,13 @@ print(sys.executable, "%d.%d" % sys.version_info[:2])' 2>/dev/null
 environment() {
     local directory=$1 python=$2
     shift 2
-    if [[ $("$directory/bin/python" -c 'import sys; print(sys._base_executable)' 2>/dev/null) != "$python" ]]; then
+    if [[ ! -e $directory/complete ||
+        $("$directory/bin/python" -c 'import sys; print(sys._base_executable)' 2>/dev/null) != "$python" ]]; then
         "$python" -m venv --clear "$directory"
     fi
+    rm -f "$directory/complete"
     "$directory/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+    touch "$directory/complete"
     "$directory/bin/python" --version
 }
 

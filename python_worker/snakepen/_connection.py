@@ -520,20 +520,21 @@ class Connection:
                     if not sending.acquire(False) and not sending.acquire(True, _PATIENCE):
                         return
                     while self._outgoing:
-                        frame = self._outgoing.popleft()
+                        try:
+                            frame = self._outgoing.popleft()
+                        except IndexError:  # abandon() or flush() got there first
+                            break
                         if not isinstance(frame, bytes):
                             self._write(frame, 0)
                         elif (sent := self._socket.send(frame, MSG_NOSIGNAL)) < len(frame):
                             self._write((frame,), sent)
-                except IndexError:  # abandon() or flush() got there first
-                    pass
                 except BaseException as error:
-                    if not isinstance(error, OSError) or error.errno is None:
-                        # A signal handler of the user's has raised. Before another thread's frame follows half a frame:
-                        self._socket.shutdown(SHUT_RDWR)
-                        raise
-                    # Whether the port has ended or lost its descriptor, the next receive says so.
+                    # The port has ended or lost its descriptor, or a signal handler of the user's has raised. Nothing
+                    # follows half a frame, of another thread neither, and the next receive says that it is over.
                     self._outgoing.clear()
+                    self._end()
+                    if not isinstance(error, OSError) or error.errno is None:
+                        raise
                 finally:
                     if sending._is_owned():
                         sending.release()
@@ -541,8 +542,14 @@ class Connection:
                 # A signal handler of the user's has raised: a frame, of another thread's perhaps, may be lost.
                 if sending._is_owned():
                     sending.release()
-                self._socket.shutdown(SHUT_RDWR)
+                self._end()
                 raise
+
+    def _end(self) -> None:
+        try:
+            self._socket.shutdown(SHUT_RDWR)
+        except OSError:  # it is closed already
+            pass
 
     def recover(self) -> None:
         """Gives back the locks that a signal handler's exception has left held, where nothing could give them back.

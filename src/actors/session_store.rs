@@ -12,6 +12,9 @@ use crate::session::{SessionStore as SessionStoreHandle, Shared};
 /// When it is maintained again where something has been done to it, or where the backend could not do it.
 const SOON: Duration = Duration::from_secs(1);
 
+/// It is maintained at least so often: a write whose caller is gone is told of by nobody.
+const SELDOM: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 #[cfg_attr(feature = "cluster", derive(ractor_cluster_derive::RactorMessage))]
 pub(crate) enum SessionStoreMsg {
@@ -80,9 +83,9 @@ async fn maintain(shared: Arc<Shared>) {
             shared.used().await;
             tokio::time::sleep(SOON).await;
         };
-        // A store that nobody uses sleeps until a session expires.
+        // A store that nobody uses sleeps until a session expires, or nearly.
         tokio::select! {
-            () = tokio::time::sleep(next) => {}
+            () = tokio::time::sleep(next.min(SELDOM)) => {}
             () = soon => {}
         }
     }

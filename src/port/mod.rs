@@ -101,11 +101,6 @@ pub(crate) struct Port {
     stderr: Lines,
     dump: Dump,
     status: StatusPage,
-    /// The runtime has nothing of the socket's left that it told of.
-    waited: bool,
-    /// The frame that came last is the first one since the runtime told of the socket: by then it had told of all output
-    /// that is older than the frame.
-    told: bool,
 }
 
 impl Port {
@@ -129,8 +124,6 @@ impl Port {
             stderr: Lines::new(Stream::Stderr, our_stderr)?,
             dump: Dump::new(our_dump)?,
             status: page,
-            waited: false,
-            told: false,
         };
         Ok((port, RemoteEnds { socket, stdout, stderr, dump, status, lane }))
     }
@@ -174,7 +167,7 @@ impl Port {
             if let Event::Frame(frame) = &event
                 && frame.is_answer()
             {
-                self.end_of_request(source, true);
+                self.end_of_request(source);
             }
             Poll::Ready(event)
         })
@@ -188,24 +181,15 @@ impl Port {
         self.dump.poll(cx).map(|(id, stack)| Event::Stack(id, stack))
     }
 
-    /// The answer of a request has come: passes on what the request wrote, finished line or not. `woken` is whether the
-    /// runtime has told of output since it was asked for last.
-    ///
-    /// Where the runtime first told of output and then of this answer, all of the output is known, as the kernel tells of
-    /// both in the order in which they were written. That is the rule, and saves two system calls.
-    fn end_of_request(&mut self, source: Source<'_>, woken: bool) {
-        for lines in [&mut self.stdout, &mut self.stderr] {
-            if self.told && !woken {
-                lines.end_of_line(source);
-            } else {
-                lines.end_of_request(source);
-            }
-        }
+    /// The answer of a request has come: passes on what the request wrote, finished line or not. Not as the runtime tells of
+    /// it: that may do so after it has told of the answer.
+    fn end_of_request(&mut self, source: Source<'_>) {
+        self.stdout.end_of_request(source);
+        self.stderr.end_of_request(source);
     }
 
     /// The next frame, or the end.
     fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        self.told = false;
         loop {
             match self.next_frame() {
                 Ok(Next::Later) => {
@@ -227,15 +211,10 @@ impl Port {
                     break;
                 }
             }
-            let told = self.waited && self.decoder.is_empty();
-            match poll_read_buf(Pin::new(&mut self.socket), cx, self.decoder.buffer()) {
-                Poll::Pending => {
-                    // A task that has done too much for one turn is told so, whatever the socket has.
-                    self.waited = tokio::task::coop::has_budget_remaining();
-                    return Poll::Pending;
-                }
-                Poll::Ready(Ok(1..)) => (self.told, self.waited) = (told, false),
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(self.at_end()),
+            let read = poll_read_buf(Pin::new(&mut self.socket), cx, self.decoder.buffer());
+            match std::task::ready!(read) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(self.at_end()),
             }
         }
     }
@@ -267,10 +246,7 @@ impl Port {
         let mut chunk = [0; 4 << 10];
         while self.outgoing.is_empty() && !stop() && Instant::now() < end {
             match sys::receive_now(&self.socket, &mut chunk) {
-                Ok(count) => {
-                    self.waited = false;
-                    return self.decoder.buffer().extend_from_slice(&chunk[..count]);
-                }
+                Ok(count) => return self.decoder.buffer().extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
                 // Who polls for frames finds it.
                 Err(_) => return,

@@ -130,11 +130,6 @@ impl Lines {
     /// finished line or not.
     pub(crate) fn end_of_request(&mut self, source: Source<'_>) {
         self.read_all(source);
-        self.end_of_line(source);
-    }
-
-    /// The last line ends here, finished or not.
-    pub(crate) fn end_of_line(&mut self, source: Source<'_>) {
         if !self.partial.is_empty() {
             self.flush(source);
         }
@@ -148,22 +143,23 @@ impl Lines {
         self.flush(source);
     }
 
-    /// Passes on all that a pipe can hold, past the runtime, which reads only what it was told of.
+    /// Passes on all that the pipe holds now, past the runtime, which reads only what it was told of. What is written
+    /// meanwhile is not waited for.
     fn read_all(&mut self, source: Source<'_>) {
-        let mut left = LARGEST_PIPE;
+        let held = |pipe: &pipe::Receiver| rustix::io::ioctl_fionread(pipe).unwrap_or(0);
+        let mut left = self.pipe.as_ref().map_or(0, held);
         while left > 0 {
             let Some(pipe) = &self.pipe else { return };
             let mut chunk = std::mem::take(&mut self.chunk);
             let read = sys::read_now(pipe, &mut chunk);
-            match &read {
-                Ok(count @ 1..) => self.take(&chunk[..*count], source),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(_) | Err(_) => self.pipe = None,
+            if let Ok(count) = read {
+                self.take(&chunk[..count], source);
             }
             self.chunk = chunk;
             match read {
-                Ok(count) => left = left.saturating_sub(count),
-                Err(_) => return,
+                // Who polls for output finds the end.
+                Ok(0) | Err(_) => return,
+                Ok(count) => left = left.saturating_sub(count as u64),
             }
         }
     }

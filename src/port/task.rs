@@ -293,9 +293,7 @@ impl PortTask {
             };
             if let Event::Frame(frame) = &event {
                 match frame.kind {
-                    Kind::Result | Kind::Error => {
-                        live.port.end_of_request(source, live.early.is_woken());
-                    }
+                    Kind::Result | Kind::Error => live.port.end_of_request(source),
                     Kind::Ask => live.early.again(),
                     _ => {}
                 }

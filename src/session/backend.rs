@@ -26,7 +26,7 @@ pub trait Backend: Send + Sync + 'static {
     fn usage(&self) -> Answer<Usage>;
 
     /// Sweeps what has expired, and persists what was left for later. Gives the time until it is to be called again, as long
-    /// as nothing is executed: once something was, it is called within a second.
+    /// as nothing is executed: once something was, it is called within a second, and after a minute in any case.
     fn maintain(&self) -> Answer<Duration>;
 
     /// Ends it: what is under way is finished, later operations fail. Called once or more, or, if all handles are dropped,

@@ -179,9 +179,10 @@ async fn a_store_that_nobody_uses_sleeps() {
         tokio::time::sleep(time).await;
         count.swap(0, Ordering::SeqCst)
     };
-    assert_eq!(after(Duration::from_secs(3600)).await, 1, "as it was opened");
+    assert_eq!(after(Duration::from_secs(59)).await, 1, "as it was opened");
     store.session("s").unwrap().put("k", &1).await.unwrap();
     assert_eq!(after(Duration::from_millis(999)).await, 0);
-    assert_eq!(after(Duration::from_secs(3600)).await, 1, "after it was used, and not again");
+    assert_eq!(after(Duration::from_secs(59)).await, 1, "after it was used, and not again");
+    assert_eq!(after(Duration::from_secs(600)).await, 10, "once a minute");
     store.close().await.unwrap();
 }

@@ -339,23 +339,6 @@ fn nothing_yet(port: &mut Port) {
     assert!(port.poll_frames(&mut Context::from_waker(Waker::noop())).is_pending());
 }
 
-#[test]
-fn the_runtime_tells_of_output_before_it_tells_of_an_answer() {
-    let seen = events(|| {
-        runtime().block_on(async {
-            let (mut port, mut socket, mut stdout) = port();
-            nothing_yet(&mut port);
-            stdout.write_all(b"a line\n").unwrap();
-            socket.write_all(&bytes(Kind::Result)).unwrap();
-            assert_eq!(next(&mut port).await, Kind::Result);
-            port.stdout.poll(&mut Context::from_waker(Waker::noop()), SOURCE);
-            assert!(port.told, "so there is no more to be looked for");
-            port.end_of_request(SOURCE, false);
-        });
-    });
-    assert_eq!(messages(&seen), ["a line"]);
-}
-
 /// It was told of a record, and reads the answer along with it: of the line between them it was not told.
 #[test]
 fn what_is_printed_after_a_record_comes_before_the_answer() {
@@ -369,7 +352,7 @@ fn what_is_printed_after_a_record_comes_before_the_answer() {
             socket.write_all(&bytes(Kind::Result)).unwrap();
             assert_eq!(next(&mut port).await, Kind::Log);
             assert_eq!(next(&mut port).await, Kind::Result);
-            port.end_of_request(SOURCE, false);
+            port.end_of_request(SOURCE);
         });
     });
     assert_eq!(messages(&seen), ["a line"]);
@@ -391,7 +374,7 @@ fn what_is_printed_before_half_an_answer_comes_before_it() {
             nothing_yet(&mut port);
             socket.write_all(&answer[5..]).unwrap();
             assert_eq!(next(&mut port).await, Kind::Result);
-            port.end_of_request(SOURCE, false);
+            port.end_of_request(SOURCE);
         });
     });
     assert_eq!(messages(&seen), ["a line"]);
@@ -407,7 +390,7 @@ fn what_is_printed_before_an_answer_that_was_looked_for_comes_before_it() {
             socket.write_all(&bytes(Kind::Result)).unwrap();
             port.spin(Duration::from_secs(60), || false);
             assert_eq!(next(&mut port).await, Kind::Result);
-            port.end_of_request(SOURCE, false);
+            port.end_of_request(SOURCE);
             // What was there before is looked at first.
             socket.write_all(&bytes(Kind::Result)).unwrap();
             port.spin(Duration::from_secs(60), || false);
