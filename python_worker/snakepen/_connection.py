@@ -314,7 +314,7 @@ class Connection:
             raise
         except BaseException:
             # A signal handler of the user's has raised: a part of the stream may be lost.
-            self._socket.shutdown(SHUT_RDWR)
+            self._end()
             raise
 
     def _resolve(self, frame: Frame) -> None:
@@ -568,22 +568,17 @@ class Connection:
             self._sending.release()
 
     def _write(self, frame: tuple[bytes | memoryview, ...], sent: int) -> None:
-        """Sends the rest of a frame, of which so many bytes have gone."""
+        """Sends the rest of a frame, of which so many bytes have gone. Who calls it sees to what it raises."""
         parts = [memoryview(part) for part in frame]
         first = 0
-        try:
-            while True:
-                while first < len(parts) and sent >= len(parts[first]):
-                    sent -= len(parts[first])
-                    first += 1
-                if first == len(parts):
-                    return
-                parts[first] = parts[first][sent:]
-                sent = self._socket.sendmsg(parts[first : first + _PIECES], (), MSG_NOSIGNAL)
-        except BaseException:
-            # A signal handler of the user's may raise here. Nothing must follow half a frame.
-            self._socket.shutdown(SHUT_RDWR)
-            raise
+        while True:
+            while first < len(parts) and sent >= len(parts[first]):
+                sent -= len(parts[first])
+                first += 1
+            if first == len(parts):
+                return
+            parts[first] = parts[first][sent:]
+            sent = self._socket.sendmsg(parts[first : first + _PIECES], (), MSG_NOSIGNAL)
 
 
 Connection.WAITING = frozenset(

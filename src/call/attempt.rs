@@ -142,7 +142,7 @@ impl Tries {
         let left = timeout.saturating_sub(now - at);
         let id = self.anchor.shared.next_id();
         (self.made.id, self.made.at, self.made.timeout) = (id, now, left);
-        self.frame = self.frame.clone().renamed(id);
+        self.frame = std::mem::take(&mut self.frame).renamed(id);
         Ok(())
     }
 

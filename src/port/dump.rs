@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use tokio::net::unix::pipe::Receiver;
 
-use super::output::LARGEST_PIPE;
 use crate::sys;
 
 /// What the worker writes before its stack, and after it the id of the call and a line's end; faulthandler doesn't.
@@ -15,6 +14,10 @@ const BEGIN: u8 = 22;
 
 /// What the worker writes after its stack; faulthandler doesn't.
 const END: u8 = 23;
+
+/// The most that a pipe can hold, in bytes (`/proc/sys/fs/pipe-max-size` for the unprivileged): all that a dead process can
+/// have left in it. What comes after that is from one that escaped its group and goes on writing.
+const LARGEST_PIPE: usize = 1 << 20;
 
 /// Bytes that are read before other work of the port gets its turn: a worker may write without end.
 const PER_POLL: usize = 64 << 10;

@@ -27,10 +27,6 @@ const KEPT: usize = 8 << 10;
 /// Bytes of one read.
 const CHUNK: usize = 4 << 10;
 
-/// The most that a pipe can hold, in bytes (`/proc/sys/fs/pipe-max-size` for the unprivileged): all that a dead
-/// process can have left in it. What comes after that is from one that escaped its group and goes on writing.
-pub(super) const LARGEST_PIPE: usize = 1 << 20;
-
 /// At most so many reads before other work gets its turn.
 const READS_PER_POLL: usize = 16;
 
