@@ -26,7 +26,7 @@ macro_rules! suite {
     ($name:ident, $kind:ty) => {
         suite!($name, $kind:
             values_of_each_kind, versions_are_never_used_twice, writes_that_expect, sessions,
-            the_global_session, what_is_invalid, sessions_expire, accesses_keep_it, a_full_store,
+            the_global_session, what_is_invalid, sessions_expire, brief_sessions, accesses_keep_it, a_full_store,
             ten_thousand_sessions, bounds_of_bytes, expired_sessions_free_their_bytes, concurrent_creation,
             no_lost_update, lists, programs, programs_are_not_lost, figures, dropped_writes, names, closing,
             dropping_closes, the_actor_dies, known_versions, many_keys);
@@ -362,6 +362,24 @@ pub async fn sessions_expire(kind: &impl Kind) {
     // Its successor has nothing of it.
     session.put("other", &2).await.unwrap();
     assert_eq!(session.keys().await.unwrap(), ["other"]);
+    store.close().await.unwrap();
+}
+
+/// Where an operation takes longer than the session lives, it is answered all the same.
+pub async fn brief_sessions(kind: &impl Kind) {
+    let store = kind.builder().ttl(Duration::from_millis(1)).open().await.unwrap();
+    for number in 0..1000 {
+        let session = store.session(format!("s{number}")).unwrap();
+        session.create().await.unwrap();
+        session.put("k", &number).await.unwrap();
+        session.touch().await.unwrap();
+        session.get::<u64>("k").await.unwrap();
+    }
+    until("they are swept", || async {
+        let stats = store.stats().await.unwrap();
+        (stats.sessions, stats.values, stats.bytes) == (0, 0, 0)
+    })
+    .await;
     store.close().await.unwrap();
 }
 

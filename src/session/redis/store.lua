@@ -63,10 +63,11 @@ end
 
 local function touch()
     if id == '' then return end
-    local deadline = text(now + tonumber(call('HGET', key, 't')))
+    local ttl = call('HGET', key, 't')
     call('HSET', key, 'a', text(now))
-    call('PEXPIREAT', key, deadline)
-    call('ZADD', deadlines, deadline, id)
+    -- Not at the deadline: one that has passed since the script began would delete the key at once, beneath it.
+    call('PEXPIRE', key, ttl)
+    call('ZADD', deadlines, text(now + tonumber(ttl)), id)
 end
 
 local function access()
