@@ -49,6 +49,7 @@ def settle(connection: Connection, config: Config, path: str) -> State | None:
     _handlers.table.clear()
     _handlers.batches.clear()
     _handlers.prefetch.clear()
+    _handlers.writable.clear()
     for name in methods:
         method = getattr(instance, name)
         _handlers.table[name] = method if state is None else state.keeping(name, method)

@@ -147,10 +147,20 @@ def register(name: str, function: Callable[..., Any]) -> None:
     if not 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES or not name.isprintable():
         raise ValueError(f"a handler's name has 1 to {MAX_NAME_BYTES} bytes of printable text, not {name!r:.80}")
     taken = table.get(name)
-    # A module that is imported anew (importlib.reload) brings its functions again.
-    if taken is not None and taken is not function and _origin(taken) != _origin(function):
-        raise ValueError(f"two handlers are called {name!r}: {_origin(taken)} and {_origin(function)}")
+    if taken is not None and taken is not function and not _comes_again(taken, function):
+        raise ValueError(f"two handlers are called {name!r}: {_place(taken)} and {_place(function)}")
     table[name] = function
+
+
+def _comes_again(taken: Any, function: Any) -> bool:
+    """Whether a module that is imported anew brings its function again: by `importlib.reload`, or as another module."""
+    if _origin(taken) != _origin(function):
+        return False
+    taken, function = _unwrapped(taken), _unwrapped(function)
+    home = getattr(taken, "__globals__", None)
+    if taken is function or home is None or home is not getattr(function, "__globals__", None):
+        return True
+    return bool(getattr(sys.modules["importlib"], "_RELOADING", None))
 
 
 def is_async(function: Any) -> bool:
@@ -171,6 +181,19 @@ def _origin(function: Any) -> str:
     module = getattr(function, "__module__", None) or type(function).__module__
     name = getattr(function, "__qualname__", None) or f"{type(function).__qualname__} object at {id(function):#x}"
     return f"{module}.{name}"
+
+
+def _unwrapped(function: Any) -> Any:
+    """What `functools.wraps` and its like have decorated."""
+    for _ in range(32):  # they may go round in circles
+        function = getattr(function, "__wrapped__", function)
+    return function
+
+
+def _place(function: Any) -> str:
+    code = getattr(function, "__code__", None)
+    line = getattr(code, "co_firstlineno", None)
+    return _origin(function) if line is None else f"{_origin(function)} (line {line})"
 
 
 def load(handlers: dict[str, str] | None) -> None:

@@ -101,8 +101,15 @@ def _load(birth: Birth) -> None:
         for name, target in birth.config.expose.items():
             stage = f"expose of `{target}` as `{name}`"
             _handlers.expose(name, target)
+        if not _handlers.table and birth.config.handlers and birth.config.actor is None:
+            stage = "handlers"
+            raise ValueError(f"{_named(birth.config.handlers)} defines none: decorate functions with @snakepen.handler")
     except BaseException as error:
         raise _startup.StartupError(stage, None, error) from error
+
+
+def _named(handlers: dict[str, str]) -> str:
+    return f"the handler file {handlers['file']}" if "file" in handlers else f"the module {handlers['module']!r}"
 
 
 def _ready() -> bytes:

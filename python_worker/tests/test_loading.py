@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from importlib import import_module, reload
 from pathlib import Path
 from typing import Any
 
@@ -121,27 +123,60 @@ def test_the_decorator_returns_the_function() -> None:
     assert _handlers.table == {"plain": plain, "x y": later}
 
 
-def test_a_reloaded_function_replaces_the_old_one() -> None:
-    def make(value: int) -> Callable[[], int]:
-        @snakepen.handler
-        def same() -> int:
-            return value
-
-        return same
-
-    make(1)
-    second = make(2)
-    assert _handlers.table["same"] is second
+def test_a_reloaded_function_replaces_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "comes_again.py").write_text("import snakepen\n@snakepen.handler\ndef same(): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "comes_again", raising=False)
+    for load in (lambda: import_module("comes_again"), lambda: reload(sys.modules["comes_again"])):
+        assert _handlers.table.get("same") is not load().same
+        assert _handlers.table["same"] is sys.modules["comes_again"].same
+    del sys.modules["comes_again"]
+    assert import_module("comes_again").same is _handlers.table["same"]
 
 
 def test_two_functions_of_one_name() -> None:
     @snakepen.handler(name="taken")
     def first() -> None: ...
 
-    with pytest.raises(ValueError, match=r"'taken'.*\.first and .*\.second"):
+    with pytest.raises(ValueError, match=r"'taken'.*\.first \(line \d+\) and .*\.second \(line \d+\)"):
 
         @snakepen.handler(name="taken")
         def second() -> None: ...
+
+
+def test_a_function_defined_twice(launcher: Launcher, handlers: Handlers) -> None:
+    stage, error = fails(launcher, handlers=handlers("@handler\ndef f(): return 1\n@handler\ndef f(): return 2\n"))
+    assert (stage, error["type"]) == ("handlers", "ValueError")
+    assert error["message"].startswith("two handlers are called 'f': user_handlers.f (line ")
+
+
+WRAPPED = """
+import functools
+def timed(function):
+    @functools.wraps(function)
+    def wrapper(*arguments): return ["timed", function(*arguments)]
+    return wrapper
+"""
+
+
+def test_functions_that_are_wrapped(launcher: Launcher, handlers: Handlers) -> None:
+    twice = "@handler\n@functools.lru_cache\ndef f(): return 1\n"
+    stage, error = fails(launcher, handlers=handlers(WRAPPED + 2 * twice))
+    assert (stage, error["type"]) == ("handlers", "ValueError")
+    assert error["message"].startswith("two handlers are called 'f'")
+
+
+def test_what_wraps_a_handler_may_be_exposed_by_its_name(launcher: Launcher, handlers: Handlers) -> None:
+    launcher.configure(
+        handlers=handlers(WRAPPED + "@timed\n@handler\ndef f(): return 1\n"), expose={"f": "user_handlers:f"}
+    )
+    assert launcher.worker().call("f") == ["timed", 1]
+
+
+def test_a_file_without_handlers(launcher: Launcher, handlers: Handlers) -> None:
+    stage, error = fails(launcher, handlers=handlers("def f(): return 1\n"))
+    assert (stage, error["type"]) == ("handlers", "ValueError")
+    assert "user_handlers.py defines none: decorate functions with @snakepen.handler" in error["message"]
 
 
 @pytest.mark.parametrize("wrong", [3, "name", int, object()])

@@ -79,7 +79,7 @@ def test_lines_that_can_go_wrong(worker: Worker) -> None:
 
 
 def test_logs_while_loading_come_before_ready(launcher: Launcher, handlers: Handlers) -> None:
-    launcher.configure(handlers=handlers("import logging\nlogging.info('loading')"))
+    launcher.configure(handlers=handlers("import logging\nlogging.info('loading')\n@handler\ndef f(): pass"))
     port = launcher.spawn()
     log = port.receive()
     assert (log.kind, log.id, json.loads(log.json)) == (_wire.LOG, 0, "loading")

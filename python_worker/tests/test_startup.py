@@ -130,7 +130,7 @@ def test_a_fresh_worker_whose_preload_fails(launcher: Launcher, tmp_path: Path) 
 
 
 def test_a_fresh_worker_has_only_its_own_descriptors(launcher: Launcher, handlers: Handlers) -> None:
-    launcher.configure(handlers=handlers(""), fresh=True)
+    launcher.configure(handlers=handlers("@handler\ndef f(): pass"), fresh=True)
     ports: list[Port] = [launcher.worker(slot) for slot in range(2)]
     for port in ports:
         assert len(port.descriptors()) == 7

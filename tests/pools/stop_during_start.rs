@@ -253,7 +253,8 @@ async fn a_start_that_fails_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_fails_for_one_worker_leaves_nothing() {
     // The first to load fails, when the others are through, or nearly so.
-    let source = "import os, time\n\
+    let source = "import os, snakepen, time\n\
+                  snakepen.handler(name='there')(lambda: True)\n\
                   try: os.mkdir(f'{__file__}.taken')\n\
                   except FileExistsError: first = False\n\
                   else: first = True; time.sleep(0.1)\n\
