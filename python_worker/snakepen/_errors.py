@@ -15,6 +15,18 @@ MAX_MESSAGE = 64 * 1024
 MAX_TRACEBACK = 256 * 1024
 MAX_CHAIN = 16
 
+_READ_ONLY = "(If that is an argument: they are read-only, but for a handler with @snakepen.handler(writable=True).)\n"
+_WRITTEN_TO = frozenset(
+    (
+        "cannot modify read-only memory",
+        "assignment destination is read-only",
+        "output array is read-only",
+        "sort array is read-only",
+        "buffer source array is read-only",
+    )
+)
+"""What memoryviews, NumPy and Cython say of one that is written to."""
+
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -58,6 +70,8 @@ def _describe_one(error: BaseException, trace: TracebackException | None) -> dic
         text = "".join(trace.format(chain=False))
     except Exception:
         text = f"{kind.__qualname__}: {message}\n"
+    if message in _WRITTEN_TO and kind in (ValueError, TypeError):
+        text += _READ_ONLY
     return {
         "type": sound(kind.__qualname__),
         "module": sound(str(kind.__module__)),

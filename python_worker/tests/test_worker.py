@@ -97,6 +97,16 @@ def test_an_exception_with_its_chain(worker: Worker) -> None:
     assert port.call("h").json["cause"] is None
 
 
+def test_a_read_only_argument_that_is_written_to(worker: Worker) -> None:
+    port = worker(
+        "@handler\ndef f():\n memoryview(b'x')[0] = 1\n@handler\ndef g():\n raise ValueError('a read-only account')\n"
+    )
+    assert port.call("g").json["traceback"].endswith("ValueError: a read-only account\n")
+    answer = port.call("f")
+    assert answer.json["message"] == "cannot modify read-only memory"
+    assert answer.json["traceback"].splitlines()[-1].endswith("@snakepen.handler(writable=True).)")
+
+
 def test_wrong_arguments_show_none_of_our_frames(worker: Worker) -> None:
     error = worker(BASIC).call("one", 1, 2).json
     assert error["type"] == "TypeError" and "File" not in error["traceback"]
