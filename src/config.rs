@@ -255,7 +255,8 @@ impl Builder {
     ///
     /// Plain handlers stay one at a time in each worker, and while one runs, so does nothing else in its process: the `async
     /// def` ones beside it go on afterwards. A call goes to the worker that holds the fewest. A worker that is replaced
-    /// finishes the calls that it holds, beside its successor.
+    /// finishes the calls that it holds, beside its successor. The event loop runs between calls, too: tasks and connections
+    /// that a call has left go on. (With a concurrency of 1 it runs only during calls of `async def` handlers.)
     ///
     /// Each call has its own deadline and is cancelled by itself. Where the event loop does not come to it within
     /// [`cancel_grace`](Builder::cancel_grace), because some handler blocks it, the process is killed, and the calls beside

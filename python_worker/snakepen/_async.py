@@ -64,8 +64,8 @@ class EventLoop:
         return self.loop.call_later(seconds, function)
 
     def start(self, coroutine: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
-        """A task that goes on while the loop runs."""
-        return self.loop.create_task(coroutine)
+        """A task that goes on while the loop runs; whatever task factory a handler has set, it begins in the loop."""
+        return asyncio.Task(coroutine, loop=self.loop)
 
     def _readable(self) -> None:
         self._see(self._connection.receive_ready)

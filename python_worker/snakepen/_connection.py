@@ -283,8 +283,8 @@ class Connection:
         if waiter in self._sleepers:
             self._sleepers.remove(waiter)
         self._wake_one()
-        # A handler that asks in the loop has received it, which the loop has not seen.
-        if self.news is not None and (self._calls or self.given_up):
+        # Who asks in the loop, without `await`, has received it, which the loop has not seen.
+        if self.news is not None and (self._calls or self.given_up or self.leaving):
             self.news()
 
     def _wake_one(self) -> None:

@@ -43,32 +43,55 @@ class OverlappingServer(Server):
         """What waits for its turn alone: calls, and batches."""
         self._gathering: dict[str, _Gathering] = {}
         self._leave: Leave | None = None
+        self._left = False
+        """No call is served any more."""
 
     def run(self) -> None:
         """Serves until Rust asks to leave."""
+        try:
+            self._run_until_left()
+        finally:
+            # The loop runs once more, for what is left to come to its end: nothing is begun by then, or stops it.
+            self._left = True
+            self._loop.received = None
+            self._connection.news = None
+
+    def _run_until_left(self) -> None:
         connection = self._connection
         while True:
+            if self._leave is not None:
+                raise self._leave  # first: a call that is begun may count as run
             if connection.given_up:
                 self._drop_given_up()
             while (call := connection.take_call()) is not None:
                 self._begin(call)
-            if self._leave is not None:
-                raise self._leave
             if self._plain:
                 self._run_plain(self._plain.pop(0))
-            elif self._overlapping or self._gathering:
-                self._loop.run_until_stopped()
-            else:
-                self._page.idle()
+            elif connection.leaving and not self._is_at_work():
                 call = connection.next_call()
                 if call is None:
                     return
                 self._begin(call)
+            else:
+                # Also where no call is at work: connections that are being closed, and tasks that were left, go on.
+                try:
+                    self._loop.run_until_stopped()
+                except SystemExit as leaving:  # of a task that was left
+                    self._leave = Leave(leaving.code)
+
+    def _is_at_work(self) -> bool:
+        return bool(self._overlapping or self._gathering)
 
     def _batch_places(self, calls: int) -> list[int]:
         return [0, *self._places[1 - calls :]] if calls > 1 else [0]
 
+    def _go_home(self) -> None:
+        """Calls begin in the pool's working directory, wherever a task that was left has gone meanwhile."""
+        if _directory.changed and not self._overlapping:
+            _directory.restore()
+
     def _run_plain(self, call: Frame | list[Frame]) -> None:
+        self._go_home()
         try:
             if isinstance(call, list):
                 self._serve_batch(call)
@@ -84,14 +107,14 @@ class OverlappingServer(Server):
     def _received(self) -> None:
         if self._connection.given_up:
             self._drop_given_up()
-        while (call := self._connection.take_call()) is not None:
+        while self._leave is None and (call := self._connection.take_call()) is not None:
             self._begin(call)
         self._stop_if_due()
 
     def _stop_if_due(self) -> None:
-        if self._connection.running is not None:
+        if self._left or self._connection.running is not None:
             return  # a plain handler runs the loop, for a coroutine that it has returned
-        if self._plain or self._leave is not None or not (self._overlapping or self._gathering):
+        if self._plain or self._leave is not None or (self._connection.leaving and not self._is_at_work()):
             self._loop.stop()
 
     def _begin(self, call: Frame) -> None:
@@ -115,6 +138,7 @@ class OverlappingServer(Server):
         encode: Callable[[Any], Any],
         answer: Callable[[Any], None],
     ) -> None:
+        self._go_home()
         ids = request.batch or (request.id,)
         places = [self._places.pop() for _ in ids]
         for id, place in zip(ids, places, strict=True):
@@ -171,6 +195,8 @@ class OverlappingServer(Server):
                 kind, name, json, flags, buffers = outcome
                 outcome = kind, name, json, flags | _wire.RECYCLE, buffers
             answer(outcome)
+        if not self._overlapping and connection.running is None:
+            self._page.idle()
         self._stop_if_due()
 
     def _failed(self, request: Request, error: BaseException) -> Answer:

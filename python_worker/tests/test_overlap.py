@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +20,8 @@ from snakepen._status import CALLS, CANCELLED, STARTED
 Handlers = Callable[[str], dict[str, str]]
 
 SOURCE = """
-import asyncio, os, sys, time
-from snakepen import current, shield
+import asyncio, os, signal, sys, time
+from snakepen import current, session, shield
 gates = {}
 log = []
 @handler
@@ -56,6 +59,55 @@ def returns_a_coroutine(): return asyncio.sleep(0.001, "slept")
 async def fails(): raise KeyError("mine")
 @handler
 async def leaves(): raise SystemExit(7)
+left = set()
+def leave(coroutine): left.add(asyncio.get_running_loop().create_task(coroutine))
+@handler
+async def asks_later():
+    async def later(): print(session("s").get("k"), flush=True)
+    leave(later())
+@handler
+async def exits_later():
+    async def later():
+        import atexit
+        atexit.register(print, "in order", flush=True)
+        sys.exit(3)
+    leave(later())
+@handler
+async def exits_when_told():
+    async def later():
+        session("s").get("k")
+        sys.exit(3)
+    leave(later())
+@handler
+async def moves_later():
+    async def later():
+        os.chdir("/")
+        print("moved", flush=True)
+    leave(later())
+@handler
+async def where(): return os.getcwd()
+@handler
+async def tidies_later():
+    async def later():
+        told = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, told.set)
+        print("begun", flush=True)
+        try: await asyncio.sleep(1000)
+        finally:
+            print("tidies", flush=True)
+            await told.wait()
+            print("tidied", flush=True)
+    leave(later())
+@handler
+async def is_eager(): asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+@handler
+async def closes_later(port):
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    asyncio.get_running_loop().call_later(0.01, writer.close)
+@handler
+async def closes(port):
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.close()
 @handler(batch=3, wait_ms=500)
 def doubles(numbers): return [2 * number for number in numbers]
 @handler(batch=3, wait_ms=500)
@@ -69,6 +121,71 @@ async def doubles_later(numbers):
 def port(launcher: Launcher, handlers: Handlers) -> Port:
     launcher.configure(handlers=handlers(SOURCE), concurrency=CALLS)
     return launcher.worker()
+
+
+@pytest.mark.parametrize("handler", ["closes", "closes_later"])
+def test_what_a_call_leaves_behind_goes_on_without_another(port: Port, handler: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        port.call(handler, server.getsockname()[1])
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(20)
+            assert connection.recv(1) == b""
+    assert isinstance(port.call("plain"), int)  # and the worker serves as before
+
+
+def test_exit_comes_while_a_task_that_was_left_asks(port: Port) -> None:
+    port.call("asks_later")
+    asked = port.answer()
+    assert asked.kind == _wire.ASK
+    port.socket.sendall(
+        _wire.encode(_wire.EXIT, 0, 0, b"", b"") + _wire.encode(_wire.REPLY, asked.id, 0, b"missing", b"")
+    )
+    assert port.read_line(port.stdout) == "None\n"
+    wait_gone(port.pidfd)
+
+
+def test_a_task_that_was_left_exits(launcher: Launcher, port: Port) -> None:
+    port.call("exits_later")
+    assert port.read_line(port.stdout) == "in order\n"
+    assert launcher.hear()["code"] == 3
+
+
+def test_no_call_begins_once_a_task_that_was_left_exits(launcher: Launcher, port: Port) -> None:
+    port.call("exits_when_told")
+    asked = port.answer()
+    assert asked.kind == _wire.ASK
+    port.socket.sendall(
+        _wire.encode(_wire.CALL, 77, 0, b"told", b"[]") + _wire.encode(_wire.REPLY, asked.id, 0, b"missing", b"")
+    )
+    assert launcher.hear()["code"] == 3
+    assert 77 not in port.page[STARTED : STARTED + 1 + CALLS]
+
+
+def test_calls_begin_where_the_first_did(port: Port) -> None:
+    home = port.call("where")
+    port.call("moves_later")
+    assert port.read_line(port.stdout) == "moved\n"
+    assert port.call("where") == home != "/"
+
+
+def test_what_is_left_comes_to_its_end_whatever_is_received(port: Port) -> None:
+    port.call("tidies_later")
+    assert port.read_line(port.stdout) == "begun\n"
+    port.send(_wire.EXIT, 0)
+    assert port.read_line(port.stdout) == "tidies\n"
+    port.send(_wire.PING, 9)
+    assert port.receive().kind == _wire.PONG
+    os.kill(port.pid, signal.SIGUSR1)
+    assert port.read_line(port.stdout) == "tidied\n"
+    wait_gone(port.pidfd)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no eager task factory")
+def test_a_task_factory_that_begins_at_once(port: Port) -> None:
+    port.call("is_eager")
+    assert port.call("told") == []
 
 
 def answers(port: Port, count: int) -> dict[int, Any]:
