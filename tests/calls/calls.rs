@@ -136,13 +136,12 @@ async fn a_port_that_spins_finds_what_others_find() {
     let error = pool.call::<f64>("sleep", (30,)).timeout(timeout).await.unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     let pid: i32 = pool.call("pid", ()).await.unwrap();
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    let running = tokio::spawn({
-        let pool = pool.clone();
-        async move { pool.call::<f64>("sleep", (30,)).await }
-    });
-    common::eventually("it runs", || pool.stats().busy == 1).await;
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let started = directory.path().join("started");
+    let running = tokio::spawn(pool.call::<()>("touch", (&started, 30)).into_future());
+    // One that has not begun when its worker dies goes to the next, and is answered there.
+    common::eventually("it runs", || started.exists()).await;
+    common::kill(pid, 9);
     assert!(matches!(running.await.unwrap(), Err(Error::WorkerDied(_))));
     assert_eq!(pool.call::<i64>("echo", (1,)).await.unwrap(), 1);
     finish(pool).await;

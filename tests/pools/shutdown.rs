@@ -51,6 +51,9 @@ async fn running_and_queued_calls_finish_and_new_ones_are_refused() {
         matches!(futures::FutureExt::now_or_never(call), Some(Err(Error::Closed { .. })))
     })
     .await;
+    // One was submitted, if the door was closed between its look at it and its place in the queue.
+    let closed = pool.stats().failed.closed;
+    assert!(closed <= 1, "{closed}");
     let error = pool.worker(0).unwrap().call::<String>("pid", ()).await.unwrap_err();
     assert!(matches!(&error, Error::Closed { pool: name } if name == pool.name()), "{error:?}");
     assert!(!error.may_have_run() && !error.is_retryable());
@@ -65,7 +68,7 @@ async fn running_and_queued_calls_finish_and_new_ones_are_refused() {
     }
     within(LIMIT, "shutdown", closing).await.unwrap().unwrap();
     assert!(!there("too late"));
-    assert_eq!(pool.stats().failed.closed, 0, "a refused call was never submitted");
+    assert_eq!(pool.stats().failed.closed, closed, "a refused call was never submitted");
     finish(pool).await;
 }
 
