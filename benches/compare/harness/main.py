@@ -31,7 +31,7 @@ def main() -> int:
     missing = environment.prepare()
     present = tuple(system for system in systems if system not in missing)
     machine = environment.describe()
-    rounds, seconds = (7, 0.15) if options.quick else (7, 0.5)
+    rounds, seconds = (5, 0.15) if options.quick else (7, 0.5)
     run = Run(present, rounds, seconds, options.quick, environment.calibrate())
     run.failures += [
         {"system": name, "job": "all", "error": error} for name, error in missing.items() if name in systems
