@@ -2,7 +2,9 @@
 //!
 //! It outlives every actor. Slots only become more; the first so many are in use. A restarted pool actor rebuilds its idle and busy sets from it.
 
+mod news;
 mod sizes;
+mod slot;
 mod views;
 
 use std::collections::HashMap;
@@ -18,6 +20,7 @@ use crate::error::{Error, Stage, StartError};
 use crate::port::Command;
 use crate::scheduler::{Kept, Wish};
 use crate::stats::{Failures, WorkerState};
+use slot::{Running, Slot};
 
 /// The longest duration that the histograms tell apart, in µs: an hour.
 const LONGEST: u64 = 3_600_000_000;
@@ -85,47 +88,6 @@ struct Inner {
     size: usize,
     /// The most calls that were queued and busy at once, since the last look.
     peak: usize,
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    state: WorkerState,
-    /// The incarnation that serves, or will be the first to.
-    epoch: u64,
-    /// The last one that was started, beside it perhaps.
-    last_epoch: u64,
-    pid: Option<i32>,
-    served: u64,
-    ready: Option<Instant>,
-    last_error: Option<String>,
-    broken: Option<Arc<StartError>>,
-    link: Option<Link>,
-    running: Vec<Running>,
-    /// Its next worker is the first one, again perhaps.
-    new: bool,
-    /// It has had a worker that was ready, since it was taken into use.
-    proven: bool,
-    /// Ports whose process is not known to be gone.
-    ports: usize,
-    /// The ways to earlier incarnations that finish their calls, with their epochs.
-    draining: Vec<(u64, Link)>,
-}
-
-/// A call that a worker has.
-#[derive(Debug)]
-struct Running {
-    kept: Kept,
-    /// It was written ahead, and is queued.
-    ahead: bool,
-    /// It has been answered, and its handler has not ended.
-    cancelling: bool,
-}
-
-impl Running {
-    fn new(id: u64, deadline: Instant, wish: &Wish, ahead: bool) -> Self {
-        let kept = Kept { id, deadline, alone: wish.alone, short: wish.ahead > 0 };
-        Self { kept, ahead, cancelling: false }
-    }
 }
 
 impl Board {
@@ -213,7 +175,7 @@ impl Board {
         let mut inner = self.lock();
         inner.busy -= 1;
         inner.queued += 1;
-        inner.release(held, after);
+        inner.slots[held.slot].release(held, after);
     }
 
     /// A queued call ended without a worker.
@@ -238,79 +200,13 @@ impl Board {
         inner.service_time.saturating_record(micros(took));
         let slot = &mut inner.slots[held.slot];
         slot.served += u64::from(slot.epoch == held.epoch);
-        inner.release(held, after);
+        slot.release(held, after);
         self.tell_drained(&inner);
     }
 
     /// A worker has answered for a call that was cancelled: it is free.
     pub(crate) fn freed(&self, held: Held) {
-        self.lock().release(held, WorkerState::Idle);
-    }
-
-    fn tell_drained(&self, inner: &Inner) {
-        if inner.is_drained() {
-            self.last_ended.notify_waiters();
-        }
-    }
-
-    // === Slots; news of an earlier incarnation changes nothing ===
-
-    /// A new incarnation is being started; returns its epoch.
-    pub(crate) fn starting(&self, slot: usize) -> u64 {
-        let mut inner = self.lock();
-        let restart = !std::mem::take(&mut inner.slots[slot].new);
-        inner.restarts += u64::from(restart);
-        let slot = &mut inner.slots[slot];
-        slot.last_epoch += 1;
-        slot.epoch = slot.last_epoch;
-        slot.state = WorkerState::Starting;
-        slot.pid = None;
-        slot.served = 0;
-        slot.ready = None;
-        slot.link = None;
-        slot.running.clear();
-        slot.epoch
-    }
-
-    /// The epoch of an incarnation that is started beside the one that serves; it counts once it takes over.
-    pub(crate) fn next_epoch(&self, slot: usize) -> u64 {
-        let slot = &mut self.lock().slots[slot];
-        slot.last_epoch += 1;
-        slot.last_epoch
-    }
-
-    /// The incarnation that serves, or will be the first to.
-    pub(crate) fn epoch(&self, slot: usize) -> u64 {
-        self.lock().slots[slot].epoch
-    }
-
-    pub(crate) fn spawned(&self, slot: usize, epoch: u64, pid: i32) {
-        self.with(slot, epoch, |slot| slot.pid = Some(pid));
-    }
-
-    /// This incarnation takes calls from now on, in the place of an earlier one perhaps. Returns whether now all slots
-    /// are ready.
-    pub(crate) fn ready(&self, slot: usize, epoch: u64, pid: i32, link: Link) -> bool {
-        let mut inner = self.lock();
-        let held = &mut inner.slots[slot];
-        if epoch < held.epoch {
-            return false;
-        }
-        let replaces = epoch > held.epoch;
-        held.epoch = epoch;
-        held.state = WorkerState::Idle;
-        held.pid = Some(pid);
-        held.ready = Some(Instant::now());
-        held.link = Some(link);
-        held.broken = None;
-        held.proven = true;
-        if replaces {
-            held.served = 0;
-            held.running.clear();
-        }
-        inner.restarts += u64::from(replaces);
-        self.news.notify_waiters();
-        inner.in_use().iter().all(|slot| slot.link.is_some())
+        self.lock().slots[held.slot].release(held, WorkerState::Idle);
     }
 
     pub(crate) fn tell_call_waits(&self) {
@@ -359,66 +255,9 @@ impl Board {
         full > 0 && full >= bound.map_or(inner.active.max(most), |_| 1)
     }
 
-    pub(crate) fn is_busy(&self, slot: usize) -> bool {
-        !self.lock().slots[slot].running.is_empty()
-    }
-
-    /// An incarnation finishes its calls beside the one that takes over.
-    pub(crate) fn draining(&self, slot: usize, epoch: u64, link: &Link) {
-        self.lock().slots[slot].draining.push((epoch, link.clone()));
-        self.stopping(slot, epoch);
-    }
-
-    /// The worker takes no more calls.
-    pub(crate) fn stopping(&self, slot: usize, epoch: u64) {
-        self.with(slot, epoch, |slot| {
-            slot.running.retain(|running| !running.cancelling);
-            if slot.state != WorkerState::Busy {
-                slot.state = WorkerState::Stopping;
-            }
-            slot.link = None;
-        });
-    }
-
-    /// The worker's process is gone; returns how long it had been ready.
-    pub(crate) fn down(&self, slot: usize, epoch: u64, reason: Option<String>) -> Option<Duration> {
-        let mut uptime = None;
-        self.lock().slots[slot].draining.retain(|&(draining, _)| draining != epoch);
-        self.with(slot, epoch, |slot| {
-            if slot.state != WorkerState::Busy {
-                slot.state = WorkerState::Down;
-            }
-            slot.pid = None;
-            slot.link = None;
-            uptime = slot.ready.map(|ready| ready.elapsed());
-            slot.last_error = reason.or(slot.last_error.take());
-        });
-        uptime
-    }
-
-    /// The slot's worker cannot be started.
-    pub(crate) fn broken(&self, slot: usize, error: &Arc<StartError>) {
-        let slot = &mut self.lock().slots[slot];
-        slot.last_error = Some(error.to_string());
-        slot.broken = Some(Arc::clone(error));
-        self.news.notify_waiters();
-    }
-
-    /// No worker can be started.
-    pub(crate) fn all_broken(&self, error: &Arc<StartError>) {
-        let mut inner = self.lock();
-        let active = inner.active;
-        for slot in &mut inner.slots[..active] {
-            slot.last_error = Some(error.to_string());
-            slot.broken = Some(Arc::clone(error));
-        }
-        self.news.notify_waiters();
-    }
-
-    fn with(&self, slot: usize, epoch: u64, change: impl FnOnce(&mut Slot)) {
-        let slot = &mut self.lock().slots[slot];
-        if slot.epoch == epoch {
-            change(slot);
+    fn tell_drained(&self, inner: &Inner) {
+        if inner.is_drained() {
+            self.last_ended.notify_waiters();
         }
     }
 }
@@ -438,32 +277,6 @@ impl Inner {
 
     fn is_drained(&self) -> bool {
         self.queued + self.busy == 0
-    }
-
-    /// The slot no longer holds call `id`.
-    fn release(&mut self, held: Held, after: WorkerState) {
-        let slot = &mut self.slots[held.slot];
-        if slot.epoch != held.epoch {
-            return;
-        }
-        let Some(at) = slot.running.iter().position(|running| running.kept.id == held.id) else {
-            return;
-        };
-        // One that is being cancelled is not free yet, whoever takes over the queue.
-        if after == WorkerState::Cancelling && slot.link.is_some() {
-            slot.running[at].cancelling = true;
-        } else {
-            slot.running.swap_remove(at);
-        }
-        let others = slot.running.iter().any(|running| !running.cancelling && !running.ahead);
-        // A slot that is going down already stays on its way.
-        slot.state = match (slot.link.is_some(), slot.pid.is_some()) {
-            _ if others => WorkerState::Busy,
-            (true, _) if slot.running.iter().any(|it| it.cancelling) => WorkerState::Cancelling,
-            (true, _) => after,
-            (false, true) => WorkerState::Stopping,
-            (false, false) => WorkerState::Down,
-        };
     }
 
     fn count(&mut self, outcome: Outcome<'_>) {

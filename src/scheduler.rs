@@ -1,6 +1,6 @@
 //! Who runs what, when: the pool's decisions as a plain struct. No I/O, no clock of its own, no actor.
 //!
-//! Calls of one priority run first come, first served; among priorities, [`Turns`] decides. A call that must run at one
+//! Calls of one priority run first come, first served; among priorities, [`Turns`](priority::Turns) decides. A call that must run at one
 //! slot waits for that slot's worker and holds up nobody else. News of an earlier incarnation of a worker, recognised by its
 //! epoch, changes nothing. Of the slots that it knows, the first so many are open: the others are given nothing, and
 //! finish what they hold.
@@ -23,64 +23,28 @@
 
 mod batch;
 mod free;
+mod hasher;
 mod line;
 mod place;
 mod priority;
+mod slot;
+mod workers;
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
 pub(crate) use batch::Batch;
 use batch::{Batches, Gathering};
 use free::Free;
+use hasher::ByNumber;
 use line::{Line, Waiting};
 pub(crate) use place::{Place, Wish};
 pub use priority::Priority;
-use priority::Turns;
+pub(crate) use slot::Kept;
+use slot::{Held, Queues, Slot};
 
 /// A request's id; unique within the pool.
 pub(crate) type Id = u64;
-
-/// Ids are numbers in sequence, of our own making: one multiplication spreads them well enough, and takes a tenth of
-/// the time of the default hash, which guards against keys that an attacker chooses.
-#[derive(Clone, Copy, Debug, Default)]
-struct NumberHasher(u64);
-
-type ByNumber = BuildHasherDefault<NumberHasher>;
-
-impl Hasher for NumberHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(byte.into());
-        }
-    }
-
-    fn write_u8(&mut self, number: u8) {
-        self.write_u64(number.into());
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.write_u64(number.into());
-    }
-
-    fn write_usize(&mut self, number: usize) {
-        self.write_u64(number as u64);
-    }
-
-    fn write_isize(&mut self, number: isize) {
-        self.write_u64(number as u64);
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        // 2^64 divided by the golden ratio; the high bits, which the table uses as well, are the best spread.
-        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0.rotate_left(26)
-    }
-}
 
 /// A decision: give `request` to this worker.
 #[derive(Debug, PartialEq, Eq)]
@@ -110,77 +74,8 @@ struct Queued<R> {
     order: i64,
 }
 
-/// A request that a worker has.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    id: Id,
-    deadline: Instant,
-    alone: bool,
-    short: bool,
-    /// Those of one batch have the same.
-    seat: u64,
-}
-
-/// What is known of a request that a worker has, by whoever takes over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kept {
-    pub(crate) id: Id,
-    pub(crate) deadline: Instant,
-    /// As its [`Wish`] says.
-    pub(crate) alone: bool,
-    pub(crate) short: bool,
-}
-
 /// The most requests that a worker has, batches included.
 pub(crate) const MAX_HELD: usize = 256;
-
-/// Queues by rank of priority.
-type Queues = [Line; Priority::COUNT];
-
-#[derive(Debug, Default)]
-struct Slot {
-    epoch: u64,
-    /// Its worker takes requests.
-    up: bool,
-    held: Vec<Held>,
-    /// How many seats are taken.
-    taken: usize,
-    /// How many of `held` run alone.
-    alone: usize,
-    /// How many of `held` are short.
-    short: usize,
-    /// The batches that more may join, one of a kind; none unless it takes requests.
-    gathering: Vec<Gathering>,
-    /// Where it stands in [`Scheduler::free`].
-    free: Option<usize>,
-    /// Where it stands in [`Scheduler::room`].
-    room: Option<usize>,
-    /// Requests for this slot alone.
-    queues: Queues,
-    turns: Turns,
-    /// The last start failed.
-    broken: bool,
-}
-
-impl Slot {
-    fn hold(&mut self, held: Held) {
-        self.alone += usize::from(held.alone);
-        self.short += usize::from(held.short);
-        self.held.push(held);
-    }
-
-    /// What was held is not any more, and its seat is free unless others of its batch sit there.
-    fn release(&mut self, id: Id) -> Option<Held> {
-        let at = self.held.iter().position(|held| held.id == id)?;
-        let released = self.held.swap_remove(at);
-        self.alone -= usize::from(released.alone);
-        self.short -= usize::from(released.short);
-        if !self.held.iter().any(|other| other.seat == released.seat) {
-            self.taken -= 1;
-        }
-        Some(released)
-    }
-}
 
 /// Where a request is run at once.
 enum Found {
@@ -348,161 +243,6 @@ impl<R> Scheduler<R> {
         ids.into_iter().filter_map(|(_, id)| self.unqueue(id)).collect()
     }
 
-    // === Workers ===
-
-    /// The worker of a slot takes calls from now on; `running` is what it holds already, where this scheduler
-    /// takes over from an earlier one. What it takes now, [`Scheduler::fill`] says.
-    pub(crate) fn up(&mut self, slot: usize, epoch: u64, running: &[Kept]) -> bool {
-        let closed = self.is_closed(slot) && running.is_empty();
-        if closed || epoch <= self.slots[slot].epoch {
-            return false;
-        }
-        self.vacate(slot);
-        self.set_broken(slot, false);
-        self.slots[slot].epoch = epoch;
-        for &Kept { id, deadline, alone, short } in running {
-            self.running.insert(id, slot);
-            self.deadlines.insert((deadline, id));
-            let seat = self.next_seat;
-            self.next_seat += 1;
-            let state = &mut self.slots[slot];
-            state.hold(Held { id, deadline, alone, short, seat });
-            state.taken += 1;
-        }
-        self.change(slot, |slot| slot.up = true);
-        true
-    }
-
-    /// The worker has ended request `id`; what it takes next. It may take more: [`Scheduler::takes_more`].
-    pub(crate) fn idle(
-        &mut self,
-        slot: usize,
-        epoch: u64,
-        id: Id,
-        now: Instant,
-    ) -> Option<Assignment<R>> {
-        if self.slots[slot].epoch != epoch || self.running.get(&id) != Some(&slot) {
-            return None;
-        }
-        self.release(id);
-        self.close_empty(slot);
-        self.fill(slot, now)
-    }
-
-    /// Whether the slot's worker may take more than it has just been given: others that join a batch, that have waited for
-    /// one that ran alone, or that are written ahead. [`Scheduler::fill`] says.
-    pub(crate) fn takes_more(&self, slot: usize) -> bool {
-        let state = &self.slots[slot];
-        !state.gathering.is_empty()
-            || state.room.is_some()
-            || (self.seats > 1 && self.has_seat(slot))
-    }
-
-    /// The worker takes no more calls.
-    pub(crate) fn down(&mut self, slot: usize, epoch: u64) {
-        if self.slots[slot].epoch == epoch {
-            self.vacate(slot);
-        }
-    }
-
-    /// The next request that the slot's worker takes now, if it has a seat for one or that may be written ahead: the oldest
-    /// that it may run, of the priority whose turn it is; before that, one that joins the batch that is gathered there.
-    pub(crate) fn fill(&mut self, slot: usize, now: Instant) -> Option<Assignment<R>> {
-        if !self.slots[slot].gathering.is_empty()
-            && let Some(next) = self.fill_batch(slot, now)
-        {
-            return Some(next);
-        }
-        let Self { slots, queues, queued, seats, .. } = self;
-        let state = &mut slots[slot];
-        if (state.free.is_none() && state.room.is_none()) || queued.is_empty() {
-            return None;
-        }
-        // By rank of priority, the oldest.
-        let mut oldest: [Option<(i64, Id)>; Priority::COUNT] = [None; _];
-        for queues in [&mut state.queues, queues] {
-            for (line, oldest) in queues.iter_mut().zip(&mut oldest) {
-                if let Some(head) = line.head(queued) {
-                    *oldest = Some(oldest.map_or(head, |oldest| oldest.min(head)));
-                }
-            }
-        }
-        let waiting = oldest.map(|head| head.is_some());
-        let next = state.turns.next(waiting)?;
-        let (_, id) = oldest[next]?;
-        if state.free.is_none() {
-            let wish = queued.get(&id)?.wish;
-            state.room.filter(|&held| wish.may_be_ahead(held, *seats))?;
-        }
-        state.turns.pass(waiting);
-        let queued = self.take(id)?;
-        Some(self.assign(slot, id, queued, now))
-    }
-
-    /// The slot's worker cannot be started. Returns the requests that now can't run: those for this slot, or all
-    /// if no slot is left.
-    pub(crate) fn broken(&mut self, slot: usize) -> Vec<R> {
-        self.vacate(slot);
-        if self.is_closed(slot) {
-            return Vec::new();
-        }
-        self.set_broken(slot, true);
-        if self.all_broken() {
-            self.drain()
-        } else {
-            self.drain_where(|queued| queued.wish.place.bound() == Some(slot))
-        }
-    }
-
-    // === Slots ===
-
-    /// Knows so many slots from now on, if they are more than before; those are closed.
-    pub(crate) fn know(&mut self, slots: usize) {
-        self.slots.resize_with(self.slots.len().max(slots), Slot::default);
-    }
-
-    /// Opens the first so many slots, and closes the others. Returns the requests for those, in order of arrival. Those that
-    /// are opened again may have a worker with a free seat: [`Scheduler::fill`].
-    pub(crate) fn resize(&mut self, open: usize) -> Vec<R> {
-        self.know(open);
-        for slot in open..self.open {
-            if self.slots[slot].held.is_empty() {
-                self.vacate(slot);
-            }
-            self.set_broken(slot, false);
-        }
-        let (less, more) = (open.min(self.open), open.max(self.open));
-        self.open = open;
-        for slot in less..more {
-            self.change(slot, |_| {});
-        }
-        self.drain_where(|queued| queued.wish.place.bound().is_some_and(|slot| slot >= open))
-    }
-
-    /// Whether the slot is given nothing; one that is not known is not, either.
-    pub(crate) fn is_closed(&self, slot: usize) -> bool {
-        slot >= self.open
-    }
-
-    /// How many slots are open.
-    pub(crate) fn size(&self) -> usize {
-        self.open
-    }
-
-    /// Whether no worker can be started at all.
-    pub(crate) fn all_broken(&self) -> bool {
-        self.broken == self.open
-    }
-
-    pub(crate) fn is_broken(&self, slot: usize) -> bool {
-        self.slots[slot].broken
-    }
-
-    /// Whether the slot's worker takes a request of this wish at once.
-    pub(crate) fn is_free(&self, slot: usize, wish: Wish, now: Instant) -> bool {
-        self.has_seat(slot) || self.gathers(slot, &wish, now)
-    }
-
     // === Inside ===
 
     fn has_seat(&self, slot: usize) -> bool {
@@ -546,29 +286,6 @@ impl<R> Scheduler<R> {
         (none_waits && wish.may_be_ahead(state.room?, *seats)).then_some(slot)
     }
 
-    /// Changes a slot, and with it whether it is free.
-    fn change(&mut self, number: usize, change: impl FnOnce(&mut Slot)) {
-        let closed = self.is_closed(number);
-        let slot = &mut self.slots[number];
-        change(slot);
-        let held = slot.held.len();
-        let takes = slot.up && !closed && held < self.max_held;
-        let free = takes && slot.taken < self.seats && slot.alone == 0;
-        self.free.set(number, &mut slot.free, free.then_some(slot.taken));
-        let room = takes && !free && slot.short == held;
-        self.room.set(number, &mut slot.room, room.then_some(held));
-        if !takes && !slot.gathering.is_empty() {
-            self.close_batches(number, |_| true);
-        }
-    }
-
-    /// The worker of a closed slot leaves, now or when it has ended what it holds.
-    fn close_empty(&mut self, slot: usize) {
-        if self.is_closed(slot) {
-            self.change(slot, |slot| slot.up &= !slot.held.is_empty());
-        }
-    }
-
     /// Gives the request a seat.
     fn assign(&mut self, slot: usize, id: Id, queued: Queued<R>, now: Instant) -> Assignment<R> {
         let seat = self.next_seat;
@@ -604,20 +321,6 @@ impl<R> Scheduler<R> {
         Some(slot)
     }
 
-    /// Whatever the slot's worker was doing, it no longer does.
-    fn vacate(&mut self, slot: usize) {
-        let mut held = Vec::new();
-        self.change(slot, |slot| {
-            held = std::mem::take(&mut slot.held);
-            slot.up = false;
-            (slot.taken, slot.alone, slot.short) = (0, 0, 0);
-        });
-        for Held { id, deadline, .. } in held {
-            self.running.remove(&id);
-            self.deadlines.remove(&(deadline, id));
-        }
-    }
-
     /// Where a request with this wish waits.
     fn line<'a>(wish: &Wish, slots: &'a mut [Slot], queues: &'a mut Queues) -> &'a mut Line {
         let queues = wish.place.bound().map_or(queues, |slot| &mut slots[slot].queues);
@@ -637,18 +340,6 @@ impl<R> Scheduler<R> {
         let Queued { request, deadline, .. } = self.take(id)?;
         self.deadlines.remove(&(deadline, id));
         Some(request)
-    }
-
-    fn set_broken(&mut self, slot: usize, broken: bool) {
-        let state = &mut self.slots[slot];
-        if state.broken != broken {
-            state.broken = broken;
-            if broken {
-                self.broken += 1;
-            } else {
-                self.broken -= 1;
-            }
-        }
     }
 }
 
