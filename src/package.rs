@@ -60,6 +60,7 @@ files!(
     "_status.py",
     "_store.py",
     "_stream.py",
+    "_waiter.py",
     "_wire.py",
     "_worker.py",
     "contrib/__init__.py",

@@ -1,9 +1,9 @@
 //! Who runs what, when: the pool's decisions as a plain struct. No I/O, no clock of its own, no actor.
 //!
-//! Calls of one priority run first come, first served; among priorities, [`Turns`](priority::Turns) decides. A call that must run at one
-//! slot waits for that slot's worker and holds up nobody else. News of an earlier incarnation of a worker, recognised by its
-//! epoch, changes nothing. Of the slots that it knows, the first so many are open: the others are given nothing, and
-//! finish what they hold.
+//! Calls of one priority run first come, first served; among priorities, [`Turns`](priority::Turns) decides. A call that
+//! must run at one slot waits for that slot's worker and holds up nobody else. News of an earlier incarnation of a worker,
+//! recognised by its epoch, changes nothing. Of the slots that it knows, the first so many are open: the others are given
+//! nothing, and finish what they hold.
 //!
 //! A worker has so many *seats*. A request takes one; requests of one *batch* share one. While a worker has one that runs
 //! *alone*, it is given no other: that would only wait for it, and for ever where it is what that one waits for. Where

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_RDWR, SOCK_STREAM, socket
-from _thread import RLock, _count, allocate_lock, get_ident
+from _thread import RLock, _count, get_ident
 from itertools import count
 from time import monotonic
 
 from . import _wire
 from ._request import running
+from ._waiter import Awaiter, Waiter
 from ._wire import CALL, CANCEL, CREDIT, EXIT, INPUT, PING, REPLY, Decoder, Frame, ProtocolError
 
 TYPE_CHECKING = False
@@ -31,67 +32,10 @@ _SMALL = 32 * 1024
 _PIECES = 64
 """So many pieces of a frame are sent at once."""
 _PATIENCE = 0.1
-_LOOK = 1.0
-"""Who sleeps looks so often whether the place is free: whoever was woken for it may be in a long signal handler."""
 
 
 class PortEnded(Exception):
     """Rust has closed its end."""
-
-
-class Waiter:
-    """A thread that waits for a frame: for the reply to its question, or, the main one, for a call."""
-
-    __slots__ = ("_lock", "frame", "may_leave", "token")
-
-    def __init__(self, may_leave: bool = False) -> None:
-        self.frame: Frame | None = None
-        self.token = 0
-        self.may_leave = may_leave
-        """It is the main thread, which a cancellation may interrupt while it waits."""
-        self._lock = allocate_lock()
-        self._lock.acquire()
-
-    def deliver(self, frame: Frame) -> None:
-        self.frame = frame
-        self.wake()
-
-    def wake(self) -> None:
-        try:
-            self._lock.release()
-        except RuntimeError:  # it has been woken, and not looked yet
-            pass
-
-    def sleep(self, seconds: float = _LOOK) -> None:
-        self._lock.acquire(True, min(seconds, _LOOK))
-
-
-class Awaiter:
-    """A task that waits for a reply."""
-
-    __slots__ = ("_future", "_loop", "_thread", "token")
-
-    def __init__(self, loop: AbstractEventLoop) -> None:
-        self._loop = loop
-        self.token = 0
-        self._thread = get_ident()
-        self._future: Future[Frame] = loop.create_future()
-
-    def deliver(self, frame: Frame) -> None:
-        if get_ident() == self._thread:
-            self._settle(frame)
-        else:
-            try:
-                self._loop.call_soon_threadsafe(self._settle, frame)
-            except RuntimeError:  # the loop is closed, and its tasks have ended: the worker leaves
-                pass
-
-    def _settle(self, frame: Frame) -> None:
-        if not self._future.done():  # its task may have been cancelled
-            self._future.set_result(frame)
-
-    def reply(self) -> Future[Frame]:
-        return self._future
 
 
 class Connection:

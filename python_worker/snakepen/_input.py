@@ -6,7 +6,7 @@ from _thread import allocate_lock
 
 from . import _codec, _handlers, _json, _wire
 from ._cancel import Cancelled
-from ._connection import Awaiter, Waiter
+from ._waiter import Awaiter, Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from . import _codec, _json, _wire
 from ._cancel import Cancelled
-from ._connection import Awaiter, Waiter
+from ._waiter import Awaiter, Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
