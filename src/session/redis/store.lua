@@ -1,6 +1,6 @@
 -- One operation on a store of sessions, atomically.
 --
--- KEYS[1] is the prefix P of all keys, with a hash tag: they are in one slot. ARGV: operation, id ('' is the global session),
+-- KEYS[1] is the prefix P of all keys, with a hash tag: they are in one slot. ARGV: operation, id ('': the global session),
 -- and what is named below.
 --
 --   P:s:<id>     a session: c created, a last access, t TTL, and for each entry (a space, v or p, and a name) 'm'<entry>:
@@ -61,13 +61,15 @@ local function lives()
     return false
 end
 
+-- When the key expires from now on, if that has changed. Set last of all: the time may have passed since the script began,
+-- and then the server deletes the key at once.
+local expires
+
 local function touch()
     if id == '' then return end
-    local ttl = call('HGET', key, 't')
+    expires = text(now + tonumber(call('HGET', key, 't')))
     call('HSET', key, 'a', text(now))
-    -- Not at the deadline: one that has passed since the script began would delete the key at once, beneath it.
-    call('PEXPIRE', key, ttl)
-    call('ZADD', deadlines, text(now + tonumber(ttl)), id)
+    call('ZADD', deadlines, expires, id)
 end
 
 local function access()
@@ -117,76 +119,82 @@ local function info()
     return { 'info', it[1], it[2], it[3], text(e), text(b) }
 end
 
-if op == 'get' then -- entry, known version or ''
-    if not access() then return { 'missing' } end
-    local version = found_at(ARGV[3])
-    if not version then return { 'missing' } end
-    if version == ARGV[4] then return { 'unchanged' } end
-    return { 'value', version, call('HGET', key, 'd' .. ARGV[3]) }
-elseif op == 'put' then -- entry, expected, size, TTL, most sessions, most bytes, contents
-    local entry, expected, size = ARGV[3], ARGV[4], tonumber(ARGV[5])
-    local live = access()
-    local version, old = nil, 0
-    if live then version, old = found_at(entry) end
-    if not is_met(expected, version) then return { 'conflict', version or '' } end
-    if not live and no_session(tonumber(ARGV[7])) then return { 'full', 'max_sessions' } end
-    if no_bytes(size - old, tonumber(ARGV[8])) then return { 'full', 'max_total_bytes' } end
-    if not live then start(ARGV[6]) end
-    -- At least the time, in µs: versions are not used again if the server loses everything, or comes back with an older state.
-    local last = tonumber(call('GET', P .. ':version') or '0')
-    local new = text(math.max(last + 1, tonumber(time[1]) * 1e6 + tonumber(time[2])))
-    call('SET', P .. ':version', new)
-    call('HSET', key, 'm' .. entry, new .. ' ' .. text(size), 'd' .. entry, ARGV[9])
-    grow(id, version and 0 or 1, size - old)
-    return { 'written', new }
-elseif op == 'delete' then -- entry, expected
-    local version, old = nil, 0
-    if access() then version, old = found_at(ARGV[3]) end
-    if not is_met(ARGV[4], version) then return { 'conflict', version or '' } end
-    if not version then return { 'deleted', '0' } end
-    call('HDEL', key, 'm' .. ARGV[3], 'd' .. ARGV[3])
-    grow(id, -1, -old)
-    return { 'deleted', '1' }
-elseif op == 'keys' then -- space
-    local answer, wanted = { 'keys' }, 'm' .. ARGV[3]
-    if access() then
-        for _, field in ipairs(call('HKEYS', key)) do
-            if string.sub(field, 1, 2) == wanted then table.insert(answer, string.sub(field, 3)) end
+local function perform()
+    if op == 'get' then -- entry, known version or ''
+        if not access() then return { 'missing' } end
+        local version = found_at(ARGV[3])
+        if not version then return { 'missing' } end
+        if version == ARGV[4] then return { 'unchanged' } end
+        return { 'value', version, call('HGET', key, 'd' .. ARGV[3]) }
+    elseif op == 'put' then -- entry, expected, size, TTL, most sessions, most bytes, contents
+        local entry, expected, size = ARGV[3], ARGV[4], tonumber(ARGV[5])
+        local live = access()
+        local version, old = nil, 0
+        if live then version, old = found_at(entry) end
+        if not is_met(expected, version) then return { 'conflict', version or '' } end
+        if not live and no_session(tonumber(ARGV[7])) then return { 'full', 'max_sessions' } end
+        if no_bytes(size - old, tonumber(ARGV[8])) then return { 'full', 'max_total_bytes' } end
+        if not live then start(ARGV[6]) end
+        -- At least the time, in µs: versions are not used again if the server loses everything, or is set back.
+        local last = tonumber(call('GET', P .. ':version') or '0')
+        local new = text(math.max(last + 1, tonumber(time[1]) * 1e6 + tonumber(time[2])))
+        call('SET', P .. ':version', new)
+        call('HSET', key, 'm' .. entry, new .. ' ' .. text(size), 'd' .. entry, ARGV[9])
+        grow(id, version and 0 or 1, size - old)
+        return { 'written', new }
+    elseif op == 'delete' then -- entry, expected
+        local version, old = nil, 0
+        if access() then version, old = found_at(ARGV[3]) end
+        if not is_met(ARGV[4], version) then return { 'conflict', version or '' } end
+        if not version then return { 'deleted', '0' } end
+        call('HDEL', key, 'm' .. ARGV[3], 'd' .. ARGV[3])
+        grow(id, -1, -old)
+        return { 'deleted', '1' }
+    elseif op == 'keys' then -- space
+        local answer, wanted = { 'keys' }, 'm' .. ARGV[3]
+        if access() then
+            for _, field in ipairs(call('HKEYS', key)) do
+                if string.sub(field, 1, 2) == wanted then table.insert(answer, string.sub(field, 3)) end
+            end
         end
-    end
-    return answer
-elseif op == 'info' then
-    if not lives() then return { 'none' } end
-    return info()
-elseif op == 'create' then -- TTL, most sessions
-    if not access() then
-        if no_session(tonumber(ARGV[4])) then return { 'full', 'max_sessions' } end
-        start(ARGV[3])
-    end
-    return info()
-elseif op == 'touch' then
-    return { 'done', access() and '1' or '0' }
-elseif op == 'expire' then
-    if not lives() then return { 'done', '0' } end
-    remove(id)
-    return { 'done', '1' }
-elseif op == 'list' then -- prefix, first ('[' or '(' and an id, or '-'), most
-    local answer, first, most = { 'ids' }, ARGV[4], tonumber(ARGV[5])
-    while #answer - 1 < most do
-        local page = call('ZRANGEBYLEX', ids, first, '+', 'LIMIT', 0, most)
-        for _, whose in ipairs(page) do
-            if string.sub(whose, 1, #ARGV[3]) ~= ARGV[3] or #answer - 1 >= most then return answer end
-            local deadline = call('ZSCORE', deadlines, whose)
-            if deadline and tonumber(deadline) > now then table.insert(answer, whose) end
+        return answer
+    elseif op == 'info' then
+        if not lives() then return { 'none' } end
+        return info()
+    elseif op == 'create' then -- TTL, most sessions
+        if not access() then
+            if no_session(tonumber(ARGV[4])) then return { 'full', 'max_sessions' } end
+            start(ARGV[3])
         end
-        if #page < most then return answer end
-        first = '(' .. page[#page]
+        return info()
+    elseif op == 'touch' then
+        return { 'done', access() and '1' or '0' }
+    elseif op == 'expire' then
+        if not lives() then return { 'done', '0' } end
+        remove(id)
+        return { 'done', '1' }
+    elseif op == 'list' then -- prefix, first ('[' or '(' and an id, or '-'), most
+        local answer, first, most = { 'ids' }, ARGV[4], tonumber(ARGV[5])
+        while #answer - 1 < most do
+            local page = call('ZRANGEBYLEX', ids, first, '+', 'LIMIT', 0, most)
+            for _, whose in ipairs(page) do
+                if string.sub(whose, 1, #ARGV[3]) ~= ARGV[3] or #answer - 1 >= most then return answer end
+                local deadline = call('ZSCORE', deadlines, whose)
+                if deadline and tonumber(deadline) > now then table.insert(answer, whose) end
+            end
+            if #page < most then return answer end
+            first = '(' .. page[#page]
+        end
+        return answer
+    elseif op == 'usage' then
+        local it = call('HMGET', totals, 'values', 'bytes', 'expired')
+        return { 'usage', text(call('ZCARD', deadlines)), it[1] or '0', it[2] or '0', it[3] or '0' }
+    elseif op == 'purge' then -- most
+        return { 'purged', text(purge(tonumber(ARGV[3]))) }
     end
-    return answer
-elseif op == 'usage' then
-    local it = call('HMGET', totals, 'values', 'bytes', 'expired')
-    return { 'usage', text(call('ZCARD', deadlines)), it[1] or '0', it[2] or '0', it[3] or '0' }
-elseif op == 'purge' then -- most
-    return { 'purged', text(purge(tonumber(ARGV[3]))) }
+    return redis.error_reply('ERR unknown operation')
 end
-return redis.error_reply('ERR unknown operation')
+
+local answer = perform()
+if expires then call('PEXPIREAT', key, expires) end
+return answer
