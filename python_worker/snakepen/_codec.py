@@ -88,6 +88,30 @@ def dumps(value: Any, limit: int = sys.maxsize) -> Encoded:
 
 
 def _dumps_beside(value: Any, limit: int) -> Encoded:
+    try:
+        json, buffers = _containing(value) if isinstance(value, _IN_JSON) else _alone(value)
+    except (MemoryError, Unserialisable):
+        raise
+    except Exception as error:
+        raise _diagnosed(value, error) from None
+    size = len(json) + beside(buffers)
+    if size > limit:
+        raise _too_large(value, f"{size} bytes, {len(json)} of them as JSON", limit)
+    return json, buffers
+
+
+def _alone(value: Any) -> Encoded:
+    """An array or the like by itself, as most are: JSON has nothing else."""
+    found = _travelling(value)
+    if isinstance(found, _Number):
+        return _json.to_text(found.value).encode(), ()
+    view, *what = found
+    # A dtype has no character that JSON escapes, and a list of integers is the same there.
+    told = f',"{what[0]}",{what[1]}' if len(what) > 1 else ',"arrow"' if what else ""
+    return f"{_OPENING}[0{told}]}}".encode(), [view]
+
+
+def _containing(value: Any) -> Encoded:
     buffers: list[memoryview] = []
 
     def put(item: Any) -> Any:
@@ -100,20 +124,10 @@ def _dumps_beside(value: Any, limit: int) -> Encoded:
             raise _TooMany
         return {_KEY: [len(buffers) - 1, *what]}
 
-    try:
-        # By itself, as most arrays are, it is all that the encoder would find.
-        text = _json.encoder(put)(value) if isinstance(value, _IN_JSON) else _json.to_text(put(value))
-        json = text.encode()
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _diagnosed(value, error) from None
+    text = _json.encoder(put)(value)
     if text.count(_OPENING) != len(buffers):
         raise Unserialisable(type(value).__name__, "$", f"a dict has the key {_KEY!r}, which is Snakepen's own")
-    size = len(json) + beside(buffers)
-    if size > limit:
-        raise _too_large(value, f"{size} bytes, {len(json)} of them as JSON", limit)
-    return json, buffers
+    return text.encode(), buffers
 
 
 def beside(buffers: Sequence[memoryview]) -> int:
@@ -301,17 +315,43 @@ def loads(json: str | bytes, buffers: Sequence[memoryview], writable: bool = Fal
     text = json if isinstance(json, str) else str(json, "utf-8")
     if not buffers:
         return _json.loads(text)
-    waiting: list[memoryview | None] = list(buffers)
+    try:
+        placeholders = _idle.pop()
+    except IndexError:
+        placeholders = _Placeholders()
+    waiting = placeholders.waiting = list(buffers)
+    placeholders.writable = writable
+    try:
+        value = placeholders.read(text)
+    finally:
+        placeholders.waiting = []  # it must not keep what the handler may let go
+        _idle.append(placeholders)
+    left = len(waiting) - waiting.count(None)
+    if left:
+        raise ValueError(f"{left} of {len(waiting)} buffers have no placeholder")
+    return value
 
-    def resolve(found: dict[str, Any]) -> Any:
+
+class _Placeholders:
+    """Puts buffers where JSON has their placeholders. Kept for the next values, as a scanner takes long to make."""
+
+    __slots__ = ("read", "waiting", "writable")
+
+    def __init__(self) -> None:
+        self.waiting: list[memoryview | None] = []
+        self.writable = False
+        self.read = _json.reader(self._resolve)
+
+    def _resolve(self, found: dict[str, Any]) -> Any:
         if len(found) != 1 or _KEY not in found:
             return found
         index, *what = found[_KEY]
+        waiting = self.waiting
         view = waiting[index] if isinstance(index, int) and 0 <= index < len(waiting) else None
         if view is None:
             raise ValueError(f"a placeholder for buffer {index!r} of {len(waiting)} is one too many")
         waiting[index] = None
-        if not writable:
+        if not self.writable:
             view = view.toreadonly()
         elif view.readonly:
             view = memoryview(bytearray(view))
@@ -319,11 +359,9 @@ def loads(json: str | bytes, buffers: Sequence[memoryview], writable: bool = Fal
             return view
         return _table(view) if what == [_ARROW] else _array(view, *what)
 
-    value = _json.loads_with(text, resolve)
-    left = sum(view is not None for view in waiting)
-    if left:
-        raise ValueError(f"{left} of {len(waiting)} buffers have no placeholder")
-    return value
+
+# One for each thread that reads just now, and those that did.
+_idle: list[_Placeholders] = []
 
 
 def _array(view: Any, dtype: str, shape: list[int]) -> Any:

@@ -100,21 +100,34 @@ def encoder(default: Callable[[Any], Any]) -> Callable[[Any], str]:
         return JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default).encode
 
 
-def loads_with(text: str, hook: Callable[[dict[str, Any]], Any]) -> Any:
-    """Reads JSON; what `hook` makes of an object stands for it. Raises as `loads` and as `hook` do."""
+def reader(hook: Callable[[dict[str, Any]], Any]) -> Callable[[str], Any]:
+    """Reads JSON; what `hook` makes of an object stands for it. Raises as `loads` and as `hook` do.
+
+    For one thread at a time.
+    """
+    scan: Any = None
     try:
         from _json import make_scanner
 
         context: Any = _Scanning()
         context.object_hook = hook
-        value, end = make_scanner(context)(text, 0)
-        if end == len(text):
-            return value
-    except (ImportError, TypeError, AttributeError, StopIteration, SystemError):
+        scan = make_scanner(context)
+    except (ImportError, TypeError, AttributeError):
         pass
-    from json import loads
 
-    return loads(text, object_hook=hook, parse_constant=_refuse_constant)
+    def read(text: str) -> Any:
+        if scan is not None:
+            try:
+                value, end = scan(text, 0)
+                if end == len(text):
+                    return value
+            except (TypeError, AttributeError, StopIteration, SystemError):
+                pass
+        from json import loads
+
+        return loads(text, object_hook=hook, parse_constant=_refuse_constant)
+
+    return read
 
 
 def loads(data: str | bytes) -> Any:

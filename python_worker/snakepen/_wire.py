@@ -159,6 +159,15 @@ def encode_pieces(
 ) -> tuple[bytes | memoryview, ...]:
     """The same in pieces, where a large buffer is one that isn't copied; without those that lie in a segment, by
     `placed`, which is its generation, the frame's serial, and where each lies."""
+    if placed is not None and len(placed[2]) == len(buffers):
+        # As it is of most large results: nothing follows the JSON.
+        generation, serial, places = placed
+        table = _TABLE.pack(len(buffers), len(json)) + _SEGMENT.pack(serial, generation, 0)
+        for _, offset, length in places.values():
+            table += _TABLE.pack(length, offset // PLACE_UNIT + 1)
+        length = len(name) + len(table) + len(json)
+        first = HEADER.pack(length, kind, flags | BUFFERS | SEGMENT, len(name), id, arg)
+        return (first + name + table + json,)
     head = bytearray(name)
     head += _TABLE.pack(len(buffers), len(json))
     if placed is None:
@@ -359,48 +368,52 @@ def _text(view: memoryview) -> str | bytes:
 
 
 def _parse_buffers(body: memoryview, kind: int, flags: int, id: int, arg: int, name_bytes: int) -> Frame:
-    def refuse(why: str) -> ProtocolError:
-        return ProtocolError("bad_buffer_table", f"a frame of kind {kind} with {len(body)} bytes of body: {why}")
-
     table = name_bytes + _TABLE.size
     if table > len(body):
-        raise refuse("no room for the table of buffers")
+        raise _bad_table(kind, body, "no room for the table of buffers")
     count, json_bytes = _TABLE.unpack_from(body, name_bytes)
     if count > MAX_BUFFERS:
-        raise refuse(f"{count} buffers, at most {MAX_BUFFERS} are allowed")
+        raise _bad_table(kind, body, f"{count} buffers, at most {MAX_BUFFERS} are allowed")
     placed = None
     entry = _LENGTH.size
     if flags & SEGMENT:
         entry = _TABLE.size
         if table + _SEGMENT.size > len(body):
-            raise refuse("no room for the segment")
+            raise _bad_table(kind, body, "no room for the segment")
         serial, generation, reserved = _SEGMENT.unpack_from(body, table)
         if reserved:
-            raise refuse("the segment's reserved field isn't zero")
+            raise _bad_table(kind, body, "the segment's reserved field isn't zero")
         table += _SEGMENT.size
         placed = Placed(generation, serial, [])
     json = table + entry * count
     if json + json_bytes > len(body):
-        raise refuse(f"no room for a table of {count} buffers and {json_bytes} bytes of JSON")
+        raise _bad_table(kind, body, f"no room for a table of {count} buffers and {json_bytes} bytes of JSON")
     position = json + json_bytes
     buffers: list[memoryview] = []
     for offset in range(table, json, entry):
-        (length,) = _LENGTH.unpack_from(body, offset)
-        if placed is not None:
-            (place,) = _LENGTH.unpack_from(body, offset + _LENGTH.size)
+        if placed is None:
+            (length,) = _LENGTH.unpack_from(body, offset)
+        else:
+            length, place = _TABLE.unpack_from(body, offset)
             if place:
                 placed.places.append((len(buffers), (place - 1) * PLACE_UNIT, length))
                 buffers.append(_NOTHING)
                 continue
         padding = -position % 8
         if any(body[position : position + padding]):
-            raise refuse(f"the padding at {position} isn't zero")
+            raise _bad_table(kind, body, f"the padding at {position} isn't zero")
         position += padding
         if position + length > len(body):
-            raise refuse(f"buffer {len(buffers)} of {count}, {length} bytes at {position}, reaches beyond the end")
+            raise _bad_table(
+                kind, body, f"buffer {len(buffers)} of {count}, {length} bytes at {position}, reaches beyond the end"
+            )
         buffers.append(body[position : position + length])
         position += length
     if position != len(body):
-        raise refuse(f"{len(body) - position} bytes after the last buffer")
+        raise _bad_table(kind, body, f"{len(body) - position} bytes after the last buffer")
     name = _name(body[:name_bytes])
     return Frame(kind, flags, id, arg, name, _text(body[json : json + json_bytes]), buffers, placed)
+
+
+def _bad_table(kind: int, body: memoryview, why: str) -> ProtocolError:
+    return ProtocolError("bad_buffer_table", f"a frame of kind {kind} with {len(body)} bytes of body: {why}")
