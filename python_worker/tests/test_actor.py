@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import select
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -96,6 +98,7 @@ def test_outside_of_a_request(worker: Worker) -> None:
         snakepen.actor("a").call()
     port = worker(
         """
+import signal
 import threading
 
 def try_it():
@@ -112,6 +115,7 @@ waiting = []
 def wait():
     go.wait()
     later.append(try_it())
+    print("told", flush=True)
 
 @handler
 def told():
@@ -120,10 +124,9 @@ def told():
 @handler
 def leave_a_thread():
     import _thread
-    # It comes after the request, when none is served.
+    signal.signal(signal.SIGUSR1, lambda *_: go.set())
     waiting.append(threading.Thread(target=wait))
     waiting[0].start()
-    threading.Timer(0.2, go.set).start()
 
 @handler
 def told_by_thread():
@@ -132,11 +135,10 @@ def told_by_thread():
     )
     assert "not while modules are loaded" in port.call("told")
     port.call("leave_a_thread")
-    end = time.monotonic() + PATIENCE
-    while not (later := port.call("told_by_thread")):
-        assert time.monotonic() < end
-        time.sleep(0.5)  # a request that is served may be taken for the thread's own
-    assert "no handler is running" in later[0]
+    os.kill(port.pid, signal.SIGUSR1)  # now that no request is served
+    assert port.read_line(port.stdout) == "told\n"
+    (later,) = port.call("told_by_thread")
+    assert "no handler is running" in later
 
 
 def test_threads_call_for_the_request_that_is_served(worker: Worker) -> None:
