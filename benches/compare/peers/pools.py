@@ -96,7 +96,7 @@ class Executor(rounds.Peer):
             while True:
                 self.executor.submit(nap).result()
         except BrokenProcessPool:
-            self.executor.shutdown(wait=False, cancel_futures=True)
+            self.executor.shutdown(wait=False)
         self.make()
 
     def stop(self) -> None:
