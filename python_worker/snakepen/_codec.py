@@ -233,6 +233,8 @@ def _from_numpy(numpy: Any, array: Any) -> tuple[memoryview, str, list[int]]:
     if type(array) is not numpy.ndarray and isinstance(array, numpy.ma.MaskedArray):
         raise _Unfit("a masked array can't travel: return value.filled(...), or its .data and its .mask")
     name = _names.get(dtype) or _name(numpy, dtype)
+    if type(array) is not numpy.ndarray:
+        array = numpy.asarray(array)  # a subclass may have its own idea of a shape: a matrix is never flat
     shape = list(array.shape)
     if array.nbytes == 0:
         return memoryview(b""), name, shape

@@ -228,8 +228,9 @@ class Connection:
             self._sleepers.remove(waiter)
         self._wake_one()
         # Who asks in the loop, without `await`, has received it, which the loop has not seen.
-        if self.news is not None and (self._calls or self.given_up or self.leaving):
-            self.news()
+        news = self.news  # read once: the main thread may be leaving
+        if news is not None and (self._calls or self.given_up or self.leaving):
+            news()
 
     def _wake_one(self) -> None:
         """The place of the receiver is free: one of those that wait takes it. The last: a signal handler that asks
@@ -315,8 +316,9 @@ class Connection:
         """There is something for the main thread, and another one may have received it."""
         if get_ident() != self._thread:
             self._main.wake()
-            if self.news is not None:
-                self.news()
+            news = self.news
+            if news is not None:
+                news()
 
     # Asking
 

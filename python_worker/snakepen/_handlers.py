@@ -191,7 +191,7 @@ def _unwrapped(function: Any) -> Any:
 
 
 def _place(function: Any) -> str:
-    code = getattr(function, "__code__", None)
+    code = getattr(_unwrapped(function), "__code__", None)
     line = getattr(code, "co_firstlineno", None)
     return _origin(function) if line is None else f"{_origin(function)} (line {line})"
 

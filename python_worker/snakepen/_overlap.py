@@ -87,7 +87,7 @@ class OverlappingServer(Server):
 
     def _go_home(self) -> None:
         """Calls begin in the pool's working directory, wherever a task that was left has gone meanwhile."""
-        if _directory.changed and not self._overlapping:
+        if _directory.changed and not self._overlapping and self._connection.running is None:
             _directory.restore()
 
     def _run_plain(self, call: Frame | list[Frame]) -> None:
@@ -188,14 +188,13 @@ class OverlappingServer(Server):
         if request._exchange is not None:
             request._exchange.close()
         if self._leave is None:  # else nobody is answered any more
-            if not self._overlapping and _directory.changed:
-                _directory.restore()
+            self._go_home()
             self._flush()
             if self._cancellation.is_spoilt(overlapping):
                 kind, name, json, flags, buffers = outcome
                 outcome = kind, name, json, flags | _wire.RECYCLE, buffers
             answer(outcome)
-        if not self._overlapping and connection.running is None:
+        if not self._left and not self._overlapping and connection.running is None:
             self._page.idle()
         self._stop_if_due()
 

@@ -70,6 +70,7 @@ class Server:
             return
         prepared = self._prepare(call)
         if prepared is None:
+            self._page.idle()
             return
         function, arguments, request = prepared
         del prepared

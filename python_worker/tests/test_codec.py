@@ -167,6 +167,20 @@ def test_the_limit_counts_buffers_too() -> None:
         _codec.dumps([b""] * 65_536)
 
 
+class Odd(numpy.ndarray):  # type: ignore[misc]
+    shape = property(lambda self: (numpy.int64(2), numpy.int64(2)))  # pyright: ignore
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_subclasses_travel_as_arrays() -> None:
+    plain = numpy.array([[1, 2], [3, 4]])
+    for value in (numpy.matrix(plain), plain.view(Odd), plain.view(numpy.recarray)):
+        for result, path in ((value, lambda found: found), ([value, b"x"], lambda found: found[0])):
+            json, buffers = _codec.dumps(result)
+            assert len(buffers[0]) == plain.nbytes
+            assert numpy.array_equal(path(_codec.loads(json, buffers)), plain)
+
+
 def test_without_numpy_an_array_is_a_memoryview(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [numpy.arange(6.0).reshape(2, 3), numpy.arange(3, dtype="u2"), numpy.array(5, dtype="i8"), numpy.zeros(0)]
     encoded = [_codec.dumps(value) for value in values]

@@ -166,6 +166,13 @@ def test_functions_that_are_wrapped(launcher: Launcher, handlers: Handlers) -> N
     assert error["message"].startswith("two handlers are called 'f'")
 
 
+def test_the_lines_of_wrapped_functions_are_told(launcher: Launcher, handlers: Handlers) -> None:
+    twice = "@handler\n@timed\ndef f(): return 1\n"
+    message = fails(launcher, handlers=handlers(WRAPPED + 2 * twice))[1]["message"]
+    first, second = (line.partition(")")[0] for line in message.split("(line ")[1:])
+    assert int(second) - int(first) == 3, message
+
+
 def test_what_wraps_a_handler_may_be_exposed_by_its_name(launcher: Launcher, handlers: Handlers) -> None:
     launcher.configure(
         handlers=handlers(WRAPPED + "@timed\n@handler\ndef f(): return 1\n"), expose={"f": "user_handlers:f"}

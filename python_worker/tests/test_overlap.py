@@ -87,6 +87,14 @@ async def moves_later():
 @handler
 async def where(): return os.getcwd()
 @handler
+def moves_for_itself():
+    os.chdir("/")
+    async def later():
+        gates["moved"].set()
+        while len(asyncio.all_tasks()) > 1: await asyncio.sleep(0)
+        return os.getcwd()
+    return later()
+@handler
 async def tidies_later():
     async def later():
         told = asyncio.Event()
@@ -170,6 +178,15 @@ def test_calls_begin_where_the_first_did(port: Port) -> None:
     assert port.call("where") == home != "/"
 
 
+def test_a_plain_handler_has_its_directory_to_itself(port: Port) -> None:
+    home = port.call("where")
+    waiting = port.start_call("waits", "moved")
+    until(lambda: waiting in port.page[STARTED + 1 : STARTED + 1 + CALLS], "it doesn't start")
+    moving = port.start_call("moves_for_itself")
+    assert answers(port, 2) == {waiting: ["moved", waiting], moving: "/"}
+    assert port.call("where") == home != "/"
+
+
 def test_what_is_left_comes_to_its_end_whatever_is_received(port: Port) -> None:
     port.call("tidies_later")
     assert port.read_line(port.stdout) == "begun\n"
@@ -214,7 +231,12 @@ def test_ready_says_which_overlap_and_which_take_batches(launcher: Launcher, han
     ready = launcher.spawn().receive()
     assert ready.kind == _wire.READY
     told = json.loads(ready.json)
-    assert set(told["handlers"]) - set(told["async"]) == {"plain", "doubles", "returns_a_coroutine"}
+    assert set(told["handlers"]) - set(told["async"]) == {
+        "plain",
+        "doubles",
+        "returns_a_coroutine",
+        "moves_for_itself",
+    }
     assert told["batches"] == {"doubles": [3, 500_000], "doubles_later": [3, 500_000]}
 
 

@@ -148,7 +148,7 @@ local function perform()
         if not is_met(ARGV[4], version) then return { 'conflict', version or '' } end
         if not version then return { 'deleted', '0' } end
         call('HDEL', key, 'm' .. ARGV[3], 'd' .. ARGV[3])
-        grow(id, -1, -old)
+        grow(id, -1, 0 - old)
         return { 'deleted', '1' }
     elseif op == 'keys' then -- space
         local answer, wanted = { 'keys' }, 'm' .. ARGV[3]
