@@ -144,7 +144,8 @@ class Run:
         for number in range(rounds):
             say(f"import_heavy: round {number + 1} of {rounds}")
             for system in list(ready):
-                if system in ("mp_pool", "executor", "loky", "pyo3"):  # what it has imported once, its process keeps
+                # What it has imported once, its process keeps; and any keeps memory of earlier jobs.
+                if number == 0 or system in ("mp_pool", "executor", "loky", "pyo3"):
                     driver = self._drivers.pop(system, None)
                     if driver is not None:
                         driver.end()
