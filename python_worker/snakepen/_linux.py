@@ -33,6 +33,19 @@ def pidfd_open(pid: int) -> int:
     return fd
 
 
+def give_way_when_woken() -> None:
+    """This process and its children interrupt nobody when they wake up. Their share of the processors stays.
+
+    A host that has given one worker a request goes on to the next answer, and isn't put aside for that worker at once.
+    A policy that somebody has chosen stays.
+    """
+    try:
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except (AttributeError, OSError):  # it is of no importance: musl lacks it, a sandbox may forbid it
+        pass
+
+
 def line_buffer_c_output() -> None:
     """C's own stdout: a pipe would make it wait for kilobytes, and os._exit() lose them."""
     line_buffered = 1  # _IOLBF, in glibc and in musl

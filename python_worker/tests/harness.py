@@ -229,7 +229,13 @@ class Launcher:
         environment: dict[str, str] | None = None,
         cwd: Path | None = None,
         inherits: bool = False,
+        policy: int | None = None,
     ) -> None:
+        def begin() -> None:
+            _ignore_signals()
+            if policy is not None:
+                os.sched_setscheduler(0, policy, os.sched_param(0))
+
         self.control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(PATIENCE)
         self.process = subprocess.Popen(
@@ -241,7 +247,7 @@ class Launcher:
             cwd=cwd,
             close_fds=not inherits,
             start_new_session=True,
-            preexec_fn=_ignore_signals,
+            preexec_fn=begin,
         )
         far.close()
         self.ports: list[Port] = []

@@ -110,6 +110,24 @@ def test_a_spawn_that_fails_leaves_it_alive(launcher: Launcher) -> None:
     launcher.worker().ping(1)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="this Python can't choose a policy")
+@pytest.mark.parametrize(
+    ("of_the_host", "of_the_worker"),
+    [("SCHED_OTHER", "SCHED_BATCH"), ("SCHED_BATCH", "SCHED_BATCH"), ("SCHED_IDLE", "SCHED_IDLE")],
+)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_workers_give_way_to_a_host_that_has_chosen_no_policy(
+    of_the_host: str, of_the_worker: str, fresh: bool
+) -> None:
+    launcher = Launcher(policy=getattr(os, of_the_host))
+    try:
+        launcher.configure(fresh=fresh)
+        worker = launcher.worker()
+        assert os.sched_getscheduler(worker.pid) == getattr(os, of_the_worker)
+    finally:
+        launcher.close()
+
+
 def test_ends_are_reported_with_their_cause(launcher: Launcher) -> None:
     launcher.configure()
     first, second, third = (launcher.worker(slot) for slot in range(3))
