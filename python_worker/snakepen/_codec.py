@@ -105,10 +105,12 @@ def _alone(value: Any) -> Encoded:
     found = _travelling(value)
     if isinstance(found, _Number):
         return _json.to_text(found.value).encode(), ()
-    view, *what = found
     # A dtype has no character that JSON escapes, and a list of integers is the same there.
-    told = f',"{what[0]}",{what[1]}' if len(what) > 1 else ',"arrow"' if what else ""
-    return f"{_OPENING}[0{told}]}}".encode(), [view]
+    if len(found) == 3:
+        view, dtype, shape = found
+        return f'{_OPENING}[0,"{dtype}",{shape}]}}'.encode(), [view]
+    told = ',"arrow"' if len(found) > 1 else ""
+    return f"{_OPENING}[0{told}]}}".encode(), [found[0]]
 
 
 def _containing(value: Any) -> Encoded:
@@ -132,7 +134,7 @@ def _containing(value: Any) -> Encoded:
 
 def beside(buffers: Sequence[memoryview]) -> int:
     """What they add to a frame, at most: 4 bytes each in the table, and 7 of padding."""
-    return sum(len(buffer) + 12 for buffer in buffers)
+    return sum(map(len, buffers)) + 12 * len(buffers)
 
 
 def renumbered(json: bytes, first: int) -> bytes:
@@ -230,12 +232,17 @@ _REMEMBERED = 256
 
 def _from_numpy(numpy: Any, array: Any) -> tuple[memoryview, str, list[int]]:
     dtype = array.dtype
-    if type(array) is not numpy.ndarray and isinstance(array, numpy.ma.MaskedArray):
+    plain = type(array) is numpy.ndarray
+    if not plain and isinstance(array, numpy.ma.MaskedArray):
         raise _Unfit("a masked array can't travel: return value.filled(...), or its .data and its .mask")
     name = _names.get(dtype) or _name(numpy, dtype)
-    if type(array) is not numpy.ndarray:
+    if not plain:
         array = numpy.asarray(array)  # a subclass may have its own idea of a shape: a matrix is never flat
     shape = list(array.shape)
+    try:
+        return memoryview(array).cast("B"), name, shape
+    except (TypeError, ValueError):  # it is empty, not in one piece, or of a dtype that a memoryview doesn't know
+        pass
     if array.nbytes == 0:
         return memoryview(b""), name, shape
     if not array.flags.c_contiguous:

@@ -282,8 +282,7 @@ class Decoder:
             self._start = stop
         if flags & BUFFERS:
             # The place is reused by the next read, a buffer isn't: whoever has it may write to it.
-            whole = memoryview(bytearray(self._view[body:stop]))
-            return self._checked(_parse_buffers(whole, kind, flags, id, arg, name_bytes), length)
+            return self._parsed(self._view[body:stop], True, kind, flags, id, arg, name_bytes)
         split = body + name_bytes
         view = self._view
         name: str = ""
@@ -306,16 +305,21 @@ class Decoder:
         self._start = self.filled = 0
         body = whole[HEADER_BYTES:total]
         if flags & BUFFERS:
-            return self._checked(_parse_buffers(body, kind, flags, id, arg, name_bytes), len(body))
+            return self._parsed(body, False, kind, flags, id, arg, name_bytes)
         name = _name(body[:name_bytes])
         frame = Frame(kind, flags, id, arg, name, _text(body[name_bytes:]))
         if len(whole) <= _KEPT:
             self._kept = whole
         return frame
 
-    def _checked(self, frame: Frame, length: int) -> Frame:
+    def _parsed(
+        self, body: memoryview, borrowed: bool, kind: int, flags: int, id: int, arg: int, name_bytes: int
+    ) -> Frame:
+        frame = _parse_buffers(body, borrowed, kind, flags, id, arg, name_bytes)
         if frame.placed is not None:
-            length += sum(length for _, _, length in frame.placed.places)
+            length = len(body)
+            for _, _, size in frame.placed.places:
+                length += size
             if length > self._limit:
                 raise ProtocolError("too_large", f"a frame of {length} bytes in all, the limit is {self._limit}")
         return frame
@@ -367,9 +371,13 @@ def _text(view: memoryview) -> str | bytes:
         return bytes(view)
 
 
-def _parse_buffers(body: memoryview, kind: int, flags: int, id: int, arg: int, name_bytes: int) -> Frame:
+def _parse_buffers(
+    body: memoryview, borrowed: bool, kind: int, flags: int, id: int, arg: int, name_bytes: int
+) -> Frame:
+    """A frame whose buffers are views of the body, or of a copy where that is borrowed."""
+    end = len(body)
     table = name_bytes + _TABLE.size
-    if table > len(body):
+    if table > end:
         raise _bad_table(kind, body, "no room for the table of buffers")
     count, json_bytes = _TABLE.unpack_from(body, name_bytes)
     if count > MAX_BUFFERS:
@@ -378,7 +386,7 @@ def _parse_buffers(body: memoryview, kind: int, flags: int, id: int, arg: int, n
     entry = _LENGTH.size
     if flags & SEGMENT:
         entry = _TABLE.size
-        if table + _SEGMENT.size > len(body):
+        if table + _SEGMENT.size > end:
             raise _bad_table(kind, body, "no room for the segment")
         serial, generation, reserved = _SEGMENT.unpack_from(body, table)
         if reserved:
@@ -386,9 +394,11 @@ def _parse_buffers(body: memoryview, kind: int, flags: int, id: int, arg: int, n
         table += _SEGMENT.size
         placed = Placed(generation, serial, [])
     json = table + entry * count
-    if json + json_bytes > len(body):
-        raise _bad_table(kind, body, f"no room for a table of {count} buffers and {json_bytes} bytes of JSON")
     position = json + json_bytes
+    if position > end:
+        raise _bad_table(kind, body, f"no room for a table of {count} buffers and {json_bytes} bytes of JSON")
+    name = _name(body[:name_bytes])
+    text = _text(body[json:position])
     buffers: list[memoryview] = []
     for offset in range(table, json, entry):
         if placed is None:
@@ -399,20 +409,22 @@ def _parse_buffers(body: memoryview, kind: int, flags: int, id: int, arg: int, n
                 placed.places.append((len(buffers), (place - 1) * PLACE_UNIT, length))
                 buffers.append(_NOTHING)
                 continue
+        if borrowed:
+            body = memoryview(bytearray(body))
+            borrowed = False
         padding = -position % 8
         if any(body[position : position + padding]):
             raise _bad_table(kind, body, f"the padding at {position} isn't zero")
         position += padding
-        if position + length > len(body):
+        if position + length > end:
             raise _bad_table(
                 kind, body, f"buffer {len(buffers)} of {count}, {length} bytes at {position}, reaches beyond the end"
             )
         buffers.append(body[position : position + length])
         position += length
-    if position != len(body):
-        raise _bad_table(kind, body, f"{len(body) - position} bytes after the last buffer")
-    name = _name(body[:name_bytes])
-    return Frame(kind, flags, id, arg, name, _text(body[json : json + json_bytes]), buffers, placed)
+    if position != end:
+        raise _bad_table(kind, body, f"{end - position} bytes after the last buffer")
+    return Frame(kind, flags, id, arg, name, text, buffers, placed)
 
 
 def _bad_table(kind: int, body: memoryview, why: str) -> ProtocolError:
