@@ -89,9 +89,18 @@ pub trait System: Send + Sync {
 /// How a system is started.
 pub type Starter = fn(Start) -> Task<'static, Box<dyn System>>;
 
+/// Half of the cores are the host's, as Python needs the others.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+}
+
 /// Serves until the end of stdin.
 pub fn serve(starter: Starter) {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads())
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let mut system: Option<Arc<dyn System>> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line.expect("text on stdin");
