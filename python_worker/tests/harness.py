@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -229,12 +230,12 @@ class Launcher:
         environment: dict[str, str] | None = None,
         cwd: Path | None = None,
         inherits: bool = False,
-        policy: int | None = None,
+        before: Callable[[], object] | None = None,
     ) -> None:
         def begin() -> None:
             _ignore_signals()
-            if policy is not None:
-                os.sched_setscheduler(0, policy, os.sched_param(0))
+            if before is not None:
+                before()
 
         self.control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(PATIENCE)
