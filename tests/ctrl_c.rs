@@ -22,6 +22,7 @@ async fn host() {
     match part.as_str() {
         "forked" => serve(pool("holding.py"), interrupt).await,
         "fresh" => serve(pool("holding.py").fresh_interpreter(true), interrupt).await,
+        "on a terminal" => on_a_terminal(interrupt).await,
         "slow start" => {
             let source = format!(
                 "import os, time, snakepen\n\
@@ -65,6 +66,36 @@ async fn serve(builder: Builder, mut interrupt: tokio::signal::unix::Signal) {
         "shut down",
         &format!("{answer:?}, {} died, {} restarts", stats.failed.total(), stats.restarts),
     );
+}
+
+/// Tells where its launcher and a worker are, and what they find if they look for the terminal.
+async fn on_a_terminal(mut interrupt: tokio::signal::unix::Signal) {
+    let source = "import os, snakepen
+@snakepen.handler
+def place():
+    try:
+        terminal = os.ttyname(os.open('/dev/tty', os.O_RDWR))
+    except OSError as error:
+        terminal = error.strerror
+    launcher = os.getppid()
+    return terminal, os.getsid(0), os.getsid(launcher), os.getpgrp(), os.getpgid(launcher), os.getpid(), launcher
+";
+    let (_directory, path) = handler_file(source);
+    let pool = pool_over(&path).workers(1).start().await.unwrap();
+    let place = pool.call::<(String, i32, i32, i32, i32, i32, i32)>("place", ()).await.unwrap();
+    let session = rustix::process::getsid(None).unwrap().as_raw_nonzero().get();
+    let (pid, launcher) = (place.5, place.6);
+    let expected = ("No such device or address", session, session, pid, launcher);
+    assert_eq!((place.0.as_str(), place.1, place.2, place.3, place.4), expected);
+    assert!(std::fs::File::open("/dev/tty").is_ok(), "the host has a terminal");
+    host::tell("ready", "");
+    interrupt.recv().await;
+    assert_eq!(
+        pool.call::<(String, i32, i32, i32, i32, i32, i32)>("place", ()).await.unwrap(),
+        place
+    );
+    pool.shutdown().await.unwrap();
+    host::tell("shut down", &format!("{} restarts", pool.stats().restarts));
 }
 
 async fn interrupt_in_order(part: &str) {
@@ -122,5 +153,16 @@ async fn a_start_is_not_disturbed() {
     }
     std::fs::write(host.file("load"), "").unwrap();
     assert!(host.ends().await.success(), "the start was disturbed");
+    assert!(host.processes().is_empty());
+}
+
+/// A real one: the worker is in the host's session, where the terminal is, and knows nothing of either.
+#[tokio::test]
+async fn a_terminal_is_the_hosts_alone() {
+    let mut host = Host::start_on_a_terminal("on a terminal");
+    host.tells("ready").await;
+    host.types("\x03");
+    assert_eq!(host.tells("shut down").await, "0 restarts");
+    assert!(host.ends().await.success());
     assert!(host.processes().is_empty());
 }

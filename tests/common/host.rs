@@ -2,7 +2,7 @@
 //! group, running nothing but its ignored test `host`.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -23,9 +23,21 @@ pub struct Host {
 impl Host {
     /// Starts a host that plays this part.
     pub fn start(part: &str) -> Self {
+        Self::start_by(Command::new(std::env::current_exe().expect("a path")), part)
+    }
+
+    /// Likewise, on a terminal, which a Python process holds; `pid` is that one's.
+    pub fn start_on_a_terminal(part: &str) -> Self {
+        let mut command = Command::new(python());
+        command
+            .args(["-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"])
+            .arg(std::env::current_exe().expect("a path"));
+        Self::start_by(command, part)
+    }
+
+    fn start_by(mut command: Command, part: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mark = Mark::new();
-        let mut command = Command::new(std::env::current_exe().expect("a path"));
         command
             .args(["--exact", "host", "--ignored", "--nocapture"])
             .env(PART, part)
@@ -66,6 +78,12 @@ impl Host {
             assert!(start.elapsed() < LIMIT, "the host does not tell {what:?}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// Types on the host's terminal.
+    pub fn types(&mut self, text: &str) {
+        let keyboard = self.child.stdin.as_mut().expect("a pipe");
+        keyboard.write_all(text.as_bytes()).expect("a terminal");
     }
 
     /// Sends to every process of the host's group, as a terminal does.
