@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -133,17 +134,18 @@ struct Launcher {
 }
 
 impl Launcher {
-    /// Starts it in a session of its own, as Snakepen does: where the kernel groups processes by session
+    /// Starts it in the host's session, as Snakepen does: where the kernel groups processes by session
     /// (`kernel.sched_autogroup_enabled`), it matters for speed whether host and workers share one.
     fn start(python: &Path, package: &Path, handlers: &str) -> io::Result<Self> {
         let (control, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let child = Command::new(python)
             .args(["-I", "-S", "-c"])
-            .arg(format!("import os\nos.setsid()\n{BOOTSTRAP}"))
+            .arg(BOOTSTRAP)
             .arg(package)
             .arg("launcher")
             .stdin(Stdio::from(theirs))
+            .process_group(0)
             .spawn()?;
         let mut launcher = Self { control, child };
         let config = json!({
