@@ -6,6 +6,9 @@
 //! byte; Python copies it into the other, and sends a byte; the host copies it out. No frames, no JSON, no views. "floor" is
 //! the same with Python reading in place, as a handler does that returns something small. The others are calls of a
 //! handler that returns what it was given. All take turns in one run, and a ratio is that of neighbouring rounds.
+//!
+//! The kernel tends to leave the bare loop on one core and to spread a pool over several, where each hop wakes one up: start it
+//! by `taskset -c 0` to have both in the same place.
 
 mod bare_segment;
 mod common;

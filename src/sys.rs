@@ -268,7 +268,8 @@ fn gone_is_fine(answer: io::Result<()>) -> io::Result<()> {
 }
 
 /// Puts the child that `command` starts into a process group of its own without a terminal, and lets it ignore INT, TERM and
-/// HUP, all before the program runs: Ctrl-C reaches the host only, from the first instant.
+/// HUP, all before the program runs: Ctrl-C reaches the host only, from the first instant. A terminal that can't be given up
+/// is left by a session of its own.
 ///
 /// It stays in the host's session: to another one the kernel may give a share of the processors of its own
 /// (`kernel.sched_autogroup_enabled`), and then puts the worker that has just answered aside for the host, each time.
@@ -278,15 +279,20 @@ pub(crate) fn detach(command: &mut Command) {
     // SAFETY: between fork and exec only async-signal-safe calls are made, and nothing is allocated.
     unsafe {
         command.pre_exec(|| {
-            if libc::setpgid(0, 0) == -1 {
-                return Err(io::Error::last_os_error());
-            }
             // A handler that asks there for a password would wait, or be stopped.
-            let terminal =
-                libc::open(c"/dev/tty".as_ptr(), libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+            let how = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NONBLOCK;
+            let terminal = libc::open(c"/dev/tty".as_ptr(), how);
+            let has_none = if terminal == -1 {
+                io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO)
+            } else {
+                libc::ioctl(terminal, libc::TIOCNOTTY) == 0
+            };
             if terminal != -1 {
-                libc::ioctl(terminal, libc::TIOCNOTTY);
                 libc::close(terminal);
+            }
+            let answer = if has_none { libc::setpgid(0, 0) } else { libc::setsid() };
+            if answer == -1 {
+                return Err(io::Error::last_os_error());
             }
             for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
                 if libc::signal(signal, libc::SIG_IGN) == libc::SIG_ERR {

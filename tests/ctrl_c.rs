@@ -83,7 +83,7 @@ def place():
     let (_directory, path) = handler_file(source);
     let pool = pool_over(&path).workers(1).start().await.unwrap();
     let place = pool.call::<(String, i32, i32, i32, i32, i32, i32)>("place", ()).await.unwrap();
-    let session = rustix::process::getsid(None).unwrap().as_raw_nonzero().get();
+    let session = common::session();
     let (pid, launcher) = (place.5, place.6);
     let expected = ("No such device or address", session, session, pid, launcher);
     assert_eq!((place.0.as_str(), place.1, place.2, place.3, place.4), expected);

@@ -103,7 +103,7 @@ async fn a_worker_leads_its_group_and_has_default_signals() {
     for fresh in [false, true] {
         let pool = pool("forking.py").workers(2).fresh_interpreter(fresh).start().await.unwrap();
         let launcher = launcher_pid(&pool);
-        let session = rustix::process::getsid(None).unwrap().as_raw_nonzero().get();
+        let session = common::session();
         for signals in each::<Vec<String>>(&pool, "dispositions").await {
             // INT raises KeyboardInterrupt, PIPE is ignored, as in any Python.
             assert_eq!(signals, ["handler", "SIG_DFL", "SIG_DFL", "SIG_DFL", "SIG_IGN"]);

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_GET_SECCOMP = 21
-_SECCOMP_FILTER = 2
 _SIGKILL = 9
 _SYS_PIDFD_OPEN = 434  # the same on every architecture
 
@@ -46,7 +45,7 @@ def give_way_when_woken() -> None:
     A host that has given one worker a request goes on to the next answer, and isn't put aside for that worker at once.
     A policy other than the default stays. Where it can't be had, all goes on without.
     """
-    filtered = _prctl(_PR_GET_SECCOMP, 0) == _SECCOMP_FILTER
+    filtered = _prctl(_PR_GET_SECCOMP, 0) != 0  # or even that is refused
     if not filtered or _succeeds_in_a_child(_take_batch_policy):  # some sandboxes kill who asks
         _take_batch_policy()
 
@@ -66,8 +65,12 @@ def _succeeds_in_a_child(trial: Callable[[], bool]) -> bool:
     try:
         pid = os.fork()
         if pid == 0:
-            _prctl(_PR_SET_DUMPABLE, 0)  # no core of it
-            os._exit(0 if trial() else 1)
+            status = 1
+            try:
+                _prctl(_PR_SET_DUMPABLE, 0)  # no core of it
+                status = 0 if trial() else 1
+            finally:
+                os._exit(status)
         return os.waitpid(pid, 0)[1] == 0
     except OSError:  # no process is to be had, or whoever started this one lets the kernel reap its children
         return False

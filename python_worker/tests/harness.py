@@ -233,6 +233,7 @@ class Launcher:
         before: Callable[[], object] | None = None,
     ) -> None:
         def begin() -> None:
+            os.setpgid(0, 0)
             _ignore_signals()
             if before is not None:
                 before()
@@ -247,7 +248,6 @@ class Launcher:
             env={**os.environ, **(environment or {})},
             cwd=cwd,
             close_fds=not inherits,
-            start_new_session=True,
             preexec_fn=begin,
         )
         far.close()

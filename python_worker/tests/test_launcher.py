@@ -114,7 +114,7 @@ def test_a_spawn_that_fails_leaves_it_alive(launcher: Launcher) -> None:
 
 def _policies_can_be_chosen() -> bool:
     try:
-        os.sched_setscheduler(0, os.sched_getscheduler(0), os.sched_param(0))
+        os.sched_setscheduler(0, os.sched_getscheduler(0), os.sched_getparam(0))
     except (AttributeError, OSError):
         return False
     return True

@@ -13,6 +13,15 @@ use super::{LIMIT, Mark, python, within};
 const PART: &str = "SNAKEPEN_TEST_PART";
 const DIRECTORY: &str = "SNAKEPEN_TEST_DIRECTORY";
 
+/// Runs a program on a terminal, which ends with the test.
+const TERMINAL: &str = "
+import os, pty, sys
+os.dup2(2, 1)
+def typed(fd):
+    return os.read(fd, 1024) or sys.exit(1)
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:], stdin_read=typed)))
+";
+
 /// The host, seen from the test.
 pub struct Host {
     child: Child,
@@ -29,9 +38,7 @@ impl Host {
     /// Likewise, on a terminal, which a Python process holds; `pid` is that one's.
     pub fn start_on_a_terminal(part: &str) -> Self {
         let mut command = Command::new(python());
-        command
-            .args(["-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"])
-            .arg(std::env::current_exe().expect("a path"));
+        command.args(["-c", TERMINAL]).arg(std::env::current_exe().expect("a path"));
         Self::start_by(command, part)
     }
 

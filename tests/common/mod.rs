@@ -119,6 +119,13 @@ fn all_pids() -> Vec<i32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// The session that this process is in.
+pub fn session() -> i32 {
+    let stat = fs::read_to_string("/proc/self/stat").expect("this process");
+    let (_, fields) = stat.rsplit_once(") ").expect("a name");
+    fields.split(' ').nth(3).and_then(|field| field.parse().ok()).expect("a number")
+}
+
 /// The processes of a pool's workers, by slot.
 pub fn pids(pool: &Pool) -> Vec<i32> {
     pool.workers().iter().filter_map(|worker| worker.pid).collect()
