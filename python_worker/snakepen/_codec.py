@@ -384,8 +384,13 @@ def _array(view: Any, dtype: str, shape: list[int]) -> Any:
             if len(_dtypes) >= _REMEMBERED:
                 _dtypes.clear()
             _dtypes[dtype] = kind
-        array = numpy.ndarray(shape, kind, view)
-        if array.nbytes != len(view):
+        try:
+            # Not `ndarray(shape, kind, view)`: that refers to what is behind the view, and not to the view, by which it is
+            # known that the memory is in use.
+            array = numpy.frombuffer(view, kind).reshape(shape)
+        except ValueError:
+            array = None
+        if array is None or array.shape != tuple(shape) or array.nbytes != len(view):
             raise ValueError(f"{len(view)} bytes are no array of dtype {dtype} and shape {shape}")
         return array
     letter = _FORMATS.get(dtype)

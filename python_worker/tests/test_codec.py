@@ -6,6 +6,8 @@ import array
 import ctypes
 import sys
 import threading
+from collections.abc import Callable
+from mmap import mmap
 from typing import Any
 
 import pytest
@@ -83,6 +85,53 @@ def test_writable_is_the_handler_s_own() -> None:
     data = b"abc"
     back(data, writable=True)[0] = 0
     assert data == b"abc"
+
+
+def _array_in(memory: Any, dtype: str, shape: list[int], size: int) -> Any:
+    with memoryview(memory) as view:
+        return _codec.loads(f'{{"\\u0000snakepen":[0,"{dtype}",{shape}]}}', [view[:size]])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda array: array,
+        lambda array: array[1:],
+        lambda array: array.T,
+        lambda array: array[:, ::2],
+        lambda array: array.view("i8"),
+        lambda array: array.view(numpy.matrix),
+        lambda array: array.flat,
+        memoryview,
+        lambda array: numpy.frombuffer(memoryview(array), "f8"),
+        lambda array: numpy.broadcast_to(array, (3, 2, 5)),
+    ],
+)
+def test_memory_is_in_use_as_long_as_a_part_of_an_array_is(part: Callable[[Any], Any]) -> None:
+    memory = mmap(-1, 4096)
+    kept = part(_array_in(memory, "<f8", [2, 5], 80))
+    with pytest.raises(BufferError):
+        memory.close()
+    del kept
+    memory.close()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"),
+    [
+        ("<f8", [2, 2], 24),
+        ("<f8", [2, 2], 40),
+        ("<f8", [1], 7),
+        ("<f8", [-1], 8),
+        ("<f8", [1 << 62, 4], 32),
+        ("<f8", [0], 8),
+        ("<U0", [1], 4),
+    ],
+)
+def test_bytes_that_are_no_such_array_are_refused(dtype: str, shape: list[int], size: int) -> None:
+    memory = mmap(-1, 4096)
+    with pytest.raises(ValueError, match=f"^{size} bytes are no array of dtype {dtype} and shape"):
+        _array_in(memory, dtype, shape, size)
 
 
 def test_whatever_has_the_buffer_protocol() -> None:

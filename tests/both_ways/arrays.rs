@@ -219,6 +219,21 @@ async fn what_a_handler_keeps_stays_as_it_was() {
     finish(pool).await;
 }
 
+#[tokio::test]
+async fn what_a_handler_keeps_of_an_array_stays_as_it_was() {
+    let pool = pool("arrays.py").workers(1).start().await.unwrap();
+    let array = |value: f64| Array::from_slice([100_000], &vec![value; 100_000]).unwrap();
+    let parts = ["whole", "slice", "strided", "memoryview"];
+    for (part, value) in parts.into_iter().zip([1.0, 2.0, 3.0, 4.0]) {
+        pool.call::<()>("keep_part", (array(value), part)).await.unwrap();
+        let other = array(99.0);
+        assert_eq!(pool.call::<Array>("echo", (&other,)).await.unwrap(), other);
+    }
+    let found = pool.call::<Vec<(f64, f64)>>("kept_parts", ()).await.unwrap();
+    assert_eq!(found, [(1.0, 1.0), (2.0, 2.0), (3.0, 3.0), (4.0, 4.0)]);
+    finish(pool).await;
+}
+
 #[cfg(feature = "arrow")]
 #[tokio::test]
 async fn arrow_tables_go_both_ways() {

@@ -90,3 +90,24 @@ def make(what: str) -> Any:
 @snakepen.handler
 def pid() -> int:
     return os.getpid()
+
+
+_parts: list[Any] = []
+
+
+@snakepen.handler
+def keep_part(array: Any, part: str) -> None:
+    """Keeps an array of numbers, or some of it."""
+    if part == "slice":
+        array = array[1000:2000]
+    elif part == "strided":
+        array = array[::7]
+    elif part == "memoryview":
+        array = memoryview(array)[5:]
+    _parts.append(array)
+
+
+@snakepen.handler
+def kept_parts() -> list[tuple[float, float]]:
+    """The least and the greatest of each that was kept."""
+    return [(float(min(part)), float(max(part))) for part in _parts]
