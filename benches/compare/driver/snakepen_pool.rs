@@ -100,13 +100,18 @@ impl System for Snakepen {
             let pid = victim.pid.ok_or("no worker")?;
             let pid = rustix::process::Pid::from_raw(pid).ok_or("no pid")?;
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).map_err(text)?;
-            loop {
-                let worker = self.pool.workers().remove(0);
-                if worker.epoch > victim.epoch && worker.state == WorkerState::Idle {
-                    return Ok(());
+            // In a thread of its own: the runtime's timer counts whole milliseconds.
+            let pool = self.pool.clone();
+            let waiting = tokio::task::spawn_blocking(move || {
+                loop {
+                    let worker = pool.workers().remove(0);
+                    if worker.epoch > victim.epoch && worker.state == WorkerState::Idle {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_micros(50));
                 }
-                tokio::time::sleep(Duration::from_micros(100)).await;
-            }
+            });
+            waiting.await.map_err(text)
         })
     }
 
