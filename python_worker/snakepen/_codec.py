@@ -385,8 +385,8 @@ def _array(view: Any, dtype: str, shape: list[int]) -> Any:
                 _dtypes.clear()
             _dtypes[dtype] = kind
         try:
-            # Not `ndarray(shape, kind, view)`: that refers to what is behind the view, and not to the view, by which it is
-            # known that the memory is in use.
+            # Not `ndarray(shape, kind, view)`: that refers to what is behind the view, and not to the view, which is
+            # how the memory is known to be in use.
             array = numpy.frombuffer(view, kind).reshape(shape)
         except ValueError:
             array = None
