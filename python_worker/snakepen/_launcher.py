@@ -43,7 +43,6 @@ def _start() -> Launcher:
     # What the host has leaked into this process isn't ours to pass on.
     _fork.close_all_but({0, 1, 2, control.fileno()})
     gc.disable()
-    _linux.give_way_when_woken()
     return Launcher(control)
 
 

@@ -5,13 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
-_PR_GET_SECCOMP = 21
 _SIGKILL = 9
 _SYS_PIDFD_OPEN = 434  # the same on every architecture
 
@@ -37,43 +31,6 @@ def pidfd_open(pid: int) -> int:
     if fd < 0:
         raise _failure("pidfd_open")
     return fd
-
-
-def give_way_when_woken() -> None:
-    """This process and its children interrupt nobody when they wake up. Their share of the processors stays.
-
-    A host that has given one worker a request goes on to the next answer, and isn't put aside for that worker at once.
-    A policy other than the default stays. Where it can't be had, all goes on without.
-    """
-    filtered = _prctl(_PR_GET_SECCOMP, 0) != 0  # or even that is refused
-    if not filtered or _succeeds_in_a_child(_take_batch_policy):  # some sandboxes kill who asks
-        _take_batch_policy()
-
-
-def _take_batch_policy() -> bool:
-    try:
-        if os.sched_getscheduler(0) != os.SCHED_OTHER:
-            return False
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    except (AttributeError, OSError):  # a C library without it, a sandbox that refuses it
-        return False
-    return True
-
-
-def _succeeds_in_a_child(trial: Callable[[], bool]) -> bool:
-    """Whether a process that tries it comes out alive and with success."""
-    try:
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                _prctl(_PR_SET_DUMPABLE, 0)  # no core of it
-                status = 0 if trial() else 1
-            finally:
-                os._exit(status)
-        return os.waitpid(pid, 0)[1] == 0
-    except OSError:  # no process is to be had, or whoever started this one lets the kernel reap its children
-        return False
 
 
 def line_buffer_c_output() -> None:
