@@ -68,7 +68,10 @@ async fn serve(builder: Builder, mut interrupt: tokio::signal::unix::Signal) {
     );
 }
 
-/// Tells where its launcher and a worker are, and what they find if they look for the terminal.
+/// What a worker finds if it looks for the terminal, its session and its launcher's, their groups, and their pids.
+type Place = (String, [i32; 2], [i32; 2], [i32; 2]);
+
+/// Tells where its launcher and a worker are.
 async fn on_a_terminal(mut interrupt: tokio::signal::unix::Signal) {
     let source = "import os, snakepen
 @snakepen.handler
@@ -78,22 +81,18 @@ def place():
     except OSError as error:
         terminal = error.strerror
     launcher = os.getppid()
-    return terminal, os.getsid(0), os.getsid(launcher), os.getpgrp(), os.getpgid(launcher), os.getpid(), launcher
+    both = (os.getpid(), launcher)
+    return terminal, [os.getsid(pid) for pid in both], [os.getpgid(pid) for pid in both], both
 ";
     let (_directory, path) = handler_file(source);
     let pool = pool_over(&path).workers(1).start().await.unwrap();
-    let place = pool.call::<(String, i32, i32, i32, i32, i32, i32)>("place", ()).await.unwrap();
-    let session = common::session();
-    let (pid, launcher) = (place.5, place.6);
-    let expected = ("No such device or address", session, session, pid, launcher);
-    assert_eq!((place.0.as_str(), place.1, place.2, place.3, place.4), expected);
+    let place = pool.call::<Place>("place", ()).await.unwrap();
+    let pids = place.3;
+    assert_eq!(place, ("No such device or address".to_owned(), [common::session(); 2], pids, pids));
     assert!(std::fs::File::open("/dev/tty").is_ok(), "the host has a terminal");
     host::tell("ready", "");
     interrupt.recv().await;
-    assert_eq!(
-        pool.call::<(String, i32, i32, i32, i32, i32, i32)>("place", ()).await.unwrap(),
-        place
-    );
+    assert_eq!(pool.call::<Place>("place", ()).await.unwrap(), place);
     pool.shutdown().await.unwrap();
     host::tell("shut down", &format!("{} restarts", pool.stats().restarts));
 }
