@@ -83,7 +83,7 @@ async fn run(quick: bool) -> Vec<Row> {
     ]);
     for (size, what) in SIZES {
         let elements: Vec<f64> = (0..size / 8).map(|n| n as f64).collect();
-        let array = Array::from_slice([elements.len() as u64], &elements).expect("an array");
+        let array = Array::from_slice([elements.len()], &elements).expect("an array");
         let times = ((if quick { 20 } else { 60 } << 20) / size).clamp(4, 500);
         let mut each = [const { Vec::new() }; 4];
         // The first round warms up.

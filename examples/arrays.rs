@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // What does not fit is an error that says what is there.
     println!("as f32: {}", scaled.to_vec::<f32>().unwrap_err());
 
-    // Bytes; above 64 KiB they go through shared memory.
+    // Bytes; above 256 KiB they go through shared memory.
     let image = Buffer::from(vec![0xF0; 4 << 20]);
     let start = Instant::now();
     let inverted: Buffer = pool.call("invert", (&image,)).await?;

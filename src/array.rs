@@ -44,7 +44,7 @@ pub struct Array {
     /// The type of its elements, as NumPy's `dtype.str` gives it: `"<f8"`. Numbers of more than one byte are little-endian.
     pub dtype: String,
     /// Its extent in each dimension; empty for a single number.
-    pub shape: Vec<u64>,
+    pub shape: Vec<usize>,
     /// Its elements, in C order.
     pub data: Bytes,
 }
@@ -86,7 +86,7 @@ pub enum ArrayError {
         /// The type of its elements.
         dtype: String,
         /// What the array has.
-        shape: Vec<u64>,
+        shape: Vec<usize>,
         /// The length of its data in bytes.
         bytes: usize,
     },
@@ -105,7 +105,7 @@ impl Array {
     ///
     /// [`ArrayError::Shape`] if there are not as many of them as the shape says.
     pub fn from_slice<T: Element>(
-        shape: impl Into<Vec<u64>>,
+        shape: impl Into<Vec<usize>>,
         elements: &[T],
     ) -> Result<Self, ArrayError> {
         let data = T::to_bytes(elements).into();
@@ -144,7 +144,7 @@ impl Array {
         } else {
             self.shape.iter().try_fold(size, |product, &extent| product.checked_mul(extent))
         };
-        if bytes == Some(self.data.len() as u64) {
+        if bytes == Some(self.data.len()) {
             return Ok(());
         }
         let (dtype, shape) = (self.dtype.clone(), self.shape.clone());

@@ -260,7 +260,8 @@ impl Builder {
     ///
     /// Each call has its own deadline and is cancelled by itself. Where the event loop does not come to it within
     /// [`cancel_grace`](Builder::cancel_grace), because some handler blocks it, the process is killed, and the calls beside
-    /// it end with [`Ended::Collateral`](crate::Ended::Collateral).
+    /// it end with [`Ended::Collateral`](crate::Ended::Collateral), or
+    /// [`Ended::LoopBlocked`](crate::Ended::LoopBlocked), which names the handler that has the event loop.
     pub fn concurrency(mut self, calls: usize) -> Self {
         self.limits.concurrency = calls;
         self

@@ -52,7 +52,7 @@ pub enum Error {
 
     /// An actor of this name is registered already, by another pool or by the program.
     #[error(
-        "the name `{name}` is taken: give this pool another name, or shut the other one down first"
+        "the name `{name}` is taken: choose another one, or end the pool or actor that has it first"
     )]
     NameTaken {
         /// The taken name.
@@ -99,7 +99,7 @@ pub enum Error {
     },
 
     /// The workers know no handler of this name.
-    #[error("run: no handler `{name}`; {}", known_handlers(name, known))]
+    #[error("run: no handler or method `{name}`; {}", known_handlers(name, known))]
     UnknownHandler {
         /// The name that was called.
         name: String,

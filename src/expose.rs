@@ -56,7 +56,7 @@ type Table = BTreeMap<String, Arc<dyn Target>>;
 #[derive(Clone, Default)]
 pub(crate) struct Exposures {
     table: Table,
-    /// The first name that is none.
+    /// The first name that is none, or that is taken.
     refused: Option<Error>,
 }
 
@@ -70,6 +70,11 @@ impl Exposures {
         let name = name.into();
         if let Err(error) = check_name(option, &name) {
             self.refused.get_or_insert(error);
+        }
+        if self.table.contains_key(&name) {
+            let message =
+                format!("`{name:.80}` is exposed twice: give one of the two another name");
+            self.refused.get_or_insert(Error::Config { option, message });
         }
         self.table.insert(name, target);
     }

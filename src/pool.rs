@@ -379,7 +379,8 @@ impl Pool {
     /// Shuts the pool down and returns when no process of it is left.
     ///
     /// New calls fail with [`Error::Closed`] from now on. Those that run or wait have the
-    /// [grace](Builder::shutdown_grace) to finish. Then each worker is asked to exit, which runs its `atexit`
+    /// [grace](Builder::shutdown_grace) to finish; a [stream](Pool::stream) that nobody reads does so only when it is dropped.
+    /// Then each worker is asked to exit, which runs its `atexit`
     /// handlers; one that doesn't in what is left of the grace (1 s at least) gets TERM, and its process group
     /// KILL 1 s later. May be called many times, also at once: every call returns when all is done.
     ///

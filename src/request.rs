@@ -412,6 +412,7 @@ fn verdict(outcome: Outcome<'_>) -> Verdict {
             | Ended::Memory { .. }
             | Ended::TimedOut
             | Ended::CpuTime => Verdict::Failed,
+            _ if death.ended.blocker() == Some(&*death.handler) => Verdict::Failed,
             _ => Verdict::Unknown,
         },
         _ => Verdict::Unknown,

@@ -35,7 +35,7 @@ pub(crate) fn array(pattern: &Bytes, nonce: u64, index: u64, size: usize) -> Arr
     // One without elements would need NumPy.
     let rows = (size / width / columns).max(1);
     let data = piece(pattern, nonce, index, rows * columns * width).into_bytes();
-    Array { dtype: dtype.to_owned(), shape: vec![rows as u64, columns as u64], data }
+    Array { dtype: dtype.to_owned(), shape: vec![rows, columns], data }
 }
 
 /// A size of any order of magnitude, zero included; as often around the least that goes through shared memory.

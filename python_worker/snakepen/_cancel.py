@@ -255,7 +255,11 @@ class Cancellation:
     # The signal
 
     def _asked(self, _number: int, frame: FrameType | None) -> None:
-        for other in list(self.overlapping.values()):
+        overlapping = list(self.overlapping.values())
+        if overlapping:
+            holder = self._holder()
+            self._page.held_up_by(0 if holder is None else holder.id)
+        for other in overlapping:
             if self._page.is_cancelled(other.request.id):
                 self._end(other, frame)
         request = self._connection.running
@@ -275,6 +279,10 @@ class Cancellation:
             error = self._interrupt(case, frame, soon=True)
             if error is not None:
                 raise error
+
+    def _holder(self) -> Request | None:
+        """Whose code has the thread just now."""
+        return _request.running.get() or self._connection.running
 
     def _end(self, overlapping: Overlapping, frame: FrameType | None) -> None:
         """Cancels the task of a request that is served beside others, from the loop's side."""
@@ -406,10 +414,14 @@ class Cancellation:
         at = frame
         if task is not None:
             current = sys.modules["asyncio"].current_task(task.get_loop())
+            if current is not task and len(lines) == 2:
+                lines.append("  (it is in no code of its own: it has not begun, or is at its end)\n")
             if current is None and self._connection.running is None:
                 at = None
             elif current is not task:
-                lines.append("Meanwhile the event loop is held up here:\n")
+                holder = self._holder()
+                by = "" if holder is None else f" by {ascii(holder.handler)[1:-1]}"
+                lines.append(f"Meanwhile the event loop is held up{by}, here:\n")
         while at is not None and at.f_code is not self.floor:
             if len(lines) > _MAX_FRAMES:
                 lines.append("  ...\n")

@@ -14,6 +14,7 @@ PHASE = 0
 COPIED = 64
 RELEASED = 65
 MARKS = 66
+HOLDER = 67
 STARTED = 255
 """A place for a plain handler, and CALLS more."""
 CANCELLED = 512
@@ -63,6 +64,11 @@ class StatusPage:
         """The request whose arguments have this serial has ended; if something was kept of them, their memory must not
         be written to again."""
         self._words[RELEASED] = serial << 1 | kept
+
+    def held_up_by(self, id: int) -> None:
+        """The request whose code had the thread of the event loop when those that are to be cancelled were looked at
+        last; 0 for none."""
+        self._words[HOLDER] = id
 
     def idle(self) -> None:
         self._words[PHASE] = IDLE

@@ -20,9 +20,13 @@ use crate::dispatcher::Dispatcher;
 use crate::error::StartError;
 use crate::launcher::task::LauncherEnd;
 use crate::shared::{PoolCell, PoolRef, Shared};
+use crate::stats::Stats;
 
 /// Workers have at least this long to leave, however much of the grace is used up.
 const LEAVE: Duration = Duration::from_secs(1);
+
+/// Of a shutdown that takes longer it is told what it waits for.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// The shortest delay after an actor could not even be spawned, and the longest for the pool's actor.
 const RETRY: Duration = Duration::from_millis(100);
@@ -289,8 +293,22 @@ async fn shut_down(
     pool: Option<PoolRef>,
     myself: ActorRef<PoolSupervisorMsg>,
 ) {
-    let end = Instant::now() + shared.config.limits.shutdown_grace;
-    if tokio::time::timeout_at(end, shared.board.drained()).await.is_err() {
+    let begin = Instant::now();
+    let end = begin + shared.config.limits.shutdown_grace;
+    let waits = async {
+        if tokio::time::timeout_at(begin + SILENCE, shared.board.drained()).await.is_err() {
+            let Stats { busy, queued, .. } = shared.board.stats();
+            let pool = &shared.config.name;
+            tracing::info!(
+                pool,
+                busy,
+                queued,
+                "the shutdown waits for calls to end, which a stream does that is read or dropped"
+            );
+            shared.board.drained().await;
+        }
+    };
+    if tokio::time::timeout_at(end, waits).await.is_err() {
         if let Some(pool) = &pool {
             pool.dispatcher.abort();
         }

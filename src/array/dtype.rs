@@ -60,7 +60,7 @@ impl Element for bool {
 }
 
 /// The size of an element in bytes.
-pub(super) fn item_size(dtype: &str) -> Result<u64, ArrayError> {
+pub(super) fn item_size(dtype: &str) -> Result<usize, ArrayError> {
     let unsupported = || ArrayError::Unsupported { found: dtype.chars().take(80).collect() };
     let mut letters = dtype.chars();
     let (Some(order), Some(kind)) = (letters.next(), letters.next()) else {
@@ -80,7 +80,7 @@ pub(super) fn item_size(dtype: &str) -> Result<u64, ArrayError> {
         ('c', Some(size @ (8 | 16 | 24 | 32))) => size,
         ('M' | 'm', Some(size)) => size,
         ('S', Some(size)) => size,
-        ('U', Some(letters)) => 4 * u64::from(u32::try_from(letters).map_err(|_| unsupported())?),
+        ('U', Some(letters)) => usize::checked_mul(letters, 4).ok_or_else(unsupported)?,
         _ => return Err(unsupported()),
     };
     match order {

@@ -7,7 +7,7 @@ use super::{Array, ArrayError, Element};
 /// Copies the elements once, in C order whatever the layout.
 impl<T: Element, S: Data<Elem = T>, D: Dimension> From<&ArrayBase<S, D>> for Array {
     fn from(array: &ArrayBase<S, D>) -> Self {
-        let shape = array.shape().iter().map(|&extent| extent as u64).collect();
+        let shape = array.shape().to_vec();
         let data = match array.as_slice() {
             Some(elements) => T::to_bytes(elements),
             None => T::to_bytes(&array.iter().copied().collect::<Vec<_>>()),
@@ -26,14 +26,11 @@ impl Array {
     /// Those of [`Array::to_vec`].
     pub fn to_ndarray<T: Element>(&self) -> Result<ArrayD<T>, ArrayError> {
         let elements = self.to_vec()?;
-        let wrong = || ArrayError::Shape {
+        ArrayD::from_shape_vec(IxDyn(&self.shape), elements).map_err(|_| ArrayError::Shape {
             dtype: self.dtype.clone(),
             shape: self.shape.clone(),
             bytes: self.data.len(),
-        };
-        let shape: Result<Vec<usize>, _> = self.shape.iter().map(|&n| usize::try_from(n)).collect();
-        let shape = IxDyn(&shape.map_err(|_| wrong())?);
-        ArrayD::from_shape_vec(shape, elements).map_err(|_| wrong())
+        })
     }
 }
 
@@ -63,7 +60,7 @@ mod tests {
     fn what_does_not_fit_is_an_error() {
         let ours = Array::from(&array![1.0_f32, 2.0]);
         assert!(matches!(ours.to_ndarray::<f64>(), Err(ArrayError::Dtype { .. })));
-        let huge = Array { shape: vec![0, u64::MAX], data: Default::default(), ..ours };
+        let huge = Array { shape: vec![0, usize::MAX], data: Default::default(), ..ours };
         assert!(matches!(huge.to_ndarray::<f32>(), Err(ArrayError::Shape { .. })));
     }
 }

@@ -1,13 +1,13 @@
 use super::*;
 
-fn array(dtype: &str, shape: &[u64], bytes: usize) -> Array {
+fn array(dtype: &str, shape: &[usize], bytes: usize) -> Array {
     Array { dtype: dtype.to_owned(), shape: shape.to_vec(), data: vec![0; bytes].into() }
 }
 
 #[test]
 fn elements_come_back_as_they_were() {
     fn same<T: Element + PartialEq + fmt::Debug>(elements: &[T]) {
-        let array = Array::from_slice([elements.len() as u64], elements).unwrap();
+        let array = Array::from_slice([elements.len()], elements).unwrap();
         assert_eq!(array.to_vec::<T>().unwrap(), elements, "{array:?}");
     }
     same(&[true, false]);
@@ -31,7 +31,7 @@ fn shape_and_data_must_agree() {
     for (dtype, shape, bytes) in [
         ("<f8", &[2, 3][..], 48),
         ("<f8", &[], 8),
-        ("<f8", &[0, u64::MAX, u64::MAX], 0),
+        ("<f8", &[0, usize::MAX, usize::MAX], 0),
         ("|b1", &[3], 3),
         ("<c16", &[2], 32),
         ("<f2", &[2], 4),
@@ -45,7 +45,7 @@ fn shape_and_data_must_agree() {
         let wrong = array(dtype, shape, bytes + 1).check();
         assert!(matches!(wrong, Err(ArrayError::Shape { .. })), "{dtype} {shape:?}: {wrong:?}");
     }
-    for shape in [&[u64::MAX][..], &[1 << 32, 1 << 32], &[7]] {
+    for shape in [&[usize::MAX][..], &[1 << 32, 1 << 32], &[7]] {
         assert!(matches!(array("<f8", shape, 8).check(), Err(ArrayError::Shape { .. })));
     }
     assert_eq!(array("|u1", &[1; 65], 1).check(), Err(ArrayError::Dimensions { found: 65 }));

@@ -56,7 +56,8 @@ macro_rules! options {
         ///
         /// The stream is not polled before the handler asks for an item, and then at most 64 items, or 1 MiB and one item,
         /// ahead of what it has taken. It is polled where the call is, and dropped when the call ends, read to its end or
-        /// not. An item that cannot be written as JSON, or is larger than the pool's largest frame, arrives as
+        /// not. Items are values as in arguments: of a stream of `Result`s Python sees `{"Ok": …}` and `{"Err": …}`, so take
+        /// them apart first (`try_take_while`, `filter_map`). An item that cannot be written as JSON, or is larger than the pool's largest frame, arrives as
         /// `snakepen.InputError` in the handler's iterator, and is the last.
         ///
         /// # Errors

@@ -20,7 +20,7 @@ const ARROW: &str = "arrow";
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What<'a> {
     Bytes,
-    Array(&'a str, &'a [u64]),
+    Array(&'a str, &'a [usize]),
     #[cfg(feature = "arrow")]
     Arrow,
 }
@@ -31,7 +31,7 @@ pub(crate) enum Came {
     Bytes(Bytes),
     Array {
         dtype: String,
-        shape: Vec<u64>,
+        shape: Vec<usize>,
         data: Bytes,
     },
     /// Read with the feature `arrow`.
@@ -64,7 +64,7 @@ pub(crate) fn put<S: Serializer>(
     let index = WRITING.with_borrow_mut(|list| {
         let list = list.as_mut().ok_or(
             "a Buffer or Array is sent only as an argument of a call, or as a part of one: it has no JSON of its own \
-             (`json!` and `to_value` ask for that: use a tuple or a struct)",
+             (`json!` and `to_value` ask for that: use a tuple or a struct; a session takes one by `put_value`)",
         )?;
         if list.len() >= MAX_BUFFERS {
             return Err("one call carries at most 65535 buffers");
@@ -133,7 +133,7 @@ impl<'de> Visitor<'de> for Placeholder {
 struct Entry {
     index: usize,
     dtype: Option<String>,
-    shape: Option<Vec<u64>>,
+    shape: Option<Vec<usize>>,
 }
 
 impl<'de> Deserialize<'de> for Entry {

@@ -61,6 +61,12 @@ pub enum Ended {
         /// The handler of that other call.
         handler: String,
     },
+    /// It was running several calls, and one that was given up did not end within the grace, because another kept the
+    /// event loop from everything else: see [`Builder::concurrency`](crate::Builder::concurrency).
+    LoopBlocked {
+        /// The handler that had the event loop.
+        handler: String,
+    },
     /// It had been stopped by a signal, as by SIGSTOP.
     Suspended,
     /// It was to be replaced, as after a cancelled call or a `MemoryError`.
@@ -71,6 +77,16 @@ pub enum Ended {
     Stopped,
     /// The launcher ended, and took its workers with it.
     Launcher,
+}
+
+impl Ended {
+    /// The handler that kept an event loop from everything else.
+    pub(crate) fn blocker(&self) -> Option<&str> {
+        match self {
+            Ended::LoopBlocked { handler } => Some(handler),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Ended {
@@ -92,8 +108,13 @@ impl fmt::Display for Ended {
             Ended::CpuTime => f.write_str(" because its call used too much processor time"),
             Ended::Collateral { handler } => write!(
                 f,
-                " because a call of `{handler}` beside this one was given up and did not end (if a handler blocks the event \
-                 loop, let it use `asyncio.to_thread`)"
+                " because a call of `{handler}` beside this one was given up and did not end (if it blocks the event loop, \
+                 let it use `asyncio.to_thread`)"
+            ),
+            Ended::LoopBlocked { handler } => write!(
+                f,
+                " because `{handler}` held up the event loop, so that a call which was given up could not end: let \
+                 `{handler}` do its blocking work in `asyncio.to_thread`"
             ),
             Ended::Suspended => f.write_str(" because it had been stopped by a signal (SIGSTOP?)"),
             Ended::Recycled => f.write_str(" to be replaced"),

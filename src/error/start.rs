@@ -1,6 +1,6 @@
 //! Why workers and launchers do not start.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Exit, PythonException, mib, stderr_lines, with_traceback};
@@ -35,10 +35,16 @@ pub enum StartError {
     System(String),
 
     /// User code failed while it was loaded.
-    #[error("{stage} failed with {}", with_traceback(exception))]
+    #[error(
+        "{stage} failed with {}{}",
+        with_traceback(exception),
+        missing_module(exception, python)
+    )]
     Python {
         /// What was being loaded: `handlers`, `expose of …`, `preload of …` or `site`.
         stage: String,
+        /// The Python interpreter that was to load it.
+        python: PathBuf,
         /// The exception, with traceback and causes.
         exception: Box<PythonException>,
     },
@@ -94,6 +100,18 @@ pub enum StartError {
         /// The launcher, or the worker's name.
         what: String,
     },
+}
+
+/// Where it was looked for, if a module is missing.
+fn missing_module(exception: &PythonException, python: &Path) -> String {
+    if exception.type_name != "ModuleNotFoundError" {
+        return String::new();
+    }
+    format!(
+        "\nThe interpreter is `{}`: install the module there, name another interpreter (`python`), or the directory that the \
+         module is in (`path`)",
+        python.display()
+    )
 }
 
 impl StartError {

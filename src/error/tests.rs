@@ -278,11 +278,21 @@ fn each_end_reads_as_a_sentence() {
 fn a_failed_start_carries_what_python_said() {
     let error = Error::from(StartError::Python {
         stage: "handlers".to_owned(),
+        python: "/opt/python".into(),
         exception: Box::new(exception()),
     });
     let text = error.to_string();
     assert!(text.starts_with("start: handlers failed with ValueError: no\nTraceback"), "{text}");
     assert!(text.ends_with("ValueError: no"), "{text}");
+    let missing = StartError::Python {
+        stage: "preload of `numpy`".to_owned(),
+        python: "/opt/python".into(),
+        exception: Box::new(PythonException {
+            type_name: "ModuleNotFoundError".to_owned(),
+            ..exception()
+        }),
+    };
+    assert!(missing.to_string().contains("\nThe interpreter is `/opt/python`: "), "{missing}");
 
     let exited = |stderr: &str| StartError::Exited {
         what: "the launcher".to_owned(),

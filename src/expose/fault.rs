@@ -11,6 +11,9 @@ const LONGEST: usize = 64 << 10;
 /// The longest name of a type that is sent, in bytes.
 const LONGEST_TYPE: usize = 60;
 
+/// What an error is called that is a text.
+const TEXT: &str = "Error";
+
 /// Why an exposed name did not do what Python asked of it: `snakepen.ActorError` there, with this type and message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{type_name}: {message}")]
@@ -38,7 +41,8 @@ impl InboundError {
         &self.message
     }
 
-    /// An error of the user's. Its type's name is what Python has, but where the error is one of ours, boxed or not.
+    /// An error of the user's. Its type's name is what Python has, but where the error is one of ours, boxed or not, or
+    /// is mere text.
     pub(super) fn of<E: Display + 'static>(error: &E) -> Self {
         let known: &dyn Any = error;
         if let Some(boxed) = known.downcast_ref::<Boxed>() {
@@ -55,7 +59,10 @@ impl InboundError {
         if let Some(error) = known.downcast_ref::<Error>() {
             return Self::new(variant(error), error.to_string());
         }
-        Self::new(without_paths(std::any::type_name::<E>()), error.to_string())
+        let text = known.is::<String>() || known.is::<&str>();
+        let type_name =
+            if text { TEXT.to_owned() } else { without_paths(std::any::type_name::<E>()) };
+        Self::new(type_name, error.to_string())
     }
 
     /// A panic with this payload.
@@ -140,7 +147,7 @@ mod tests {
         let own = InboundError::new("UnknownSku", "no `x`");
         assert_eq!(InboundError::of(&own), own);
         assert_eq!(InboundError::of(&Boxed::from(own.clone())), own);
-        assert_eq!(InboundError::of(&"text"), InboundError::new("&str", "text"));
+        assert_eq!(InboundError::of(&"text"), InboundError::new("Error", "text"));
     }
 
     #[test]

@@ -193,6 +193,7 @@ impl LauncherTask {
                 let module = module.map(|name| format!(" of `{name}`")).unwrap_or_default();
                 Err(NotReady::Because(StartError::Python {
                     stage: format!("{stage}{module}"),
+                    python: self.shared.config.interpreter.path.clone(),
                     exception: Box::new(error),
                 }))
             }
@@ -221,7 +222,7 @@ impl LauncherTask {
                 pool = self.shared.config.name,
                 threads = threads.join(", "),
                 "site set-up or preloaded modules started threads, so workers cannot be forked safely: every \
-                 worker is a fresh interpreter"
+                 worker is a fresh interpreter (leave out of `preload` what starts them, as pyarrow does)"
             );
         }
         Ok(())

@@ -257,7 +257,7 @@ fn value_of(frame: &Frame, json: &RawValue) -> Result<Value, String> {
     match &frame.buffers[..] {
         [] => Ok(Value::Json(frame.json.slice_ref(json.get().as_bytes()))),
         [data] => {
-            let kind: Option<(String, Vec<u64>)> =
+            let kind: Option<(String, Vec<usize>)> =
                 serde_json::from_str(json.get()).map_err(|error| format!("that says {error}"))?;
             Ok(match kind {
                 None => Value::Bytes(data.clone()),

@@ -95,11 +95,13 @@ impl Dump {
         Some((id, tidy(lines.next().unwrap_or_default())))
     }
 
-    /// What was written last, complete or not.
+    /// What was written last, complete or not, in whole lines.
     pub(super) fn take(&mut self) -> String {
         self.read(LARGEST_PIPE, Self::at_once);
         let text = std::mem::take(&mut self.text);
-        tidy(text.rsplit(|&byte| byte == END).next().unwrap_or_default())
+        let last = text.rsplit(|&byte| byte == END).next().unwrap_or_default();
+        let lines = last.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        tidy(&last[..lines])
     }
 
     /// Past the runtime, which reads only what it was told of.
@@ -201,19 +203,19 @@ mod tests {
         let mut dump = Dump::new(ours).unwrap();
         dump.expect(1);
         dump.expect(2);
-        let written = b"garbage\x162\nof two\n\x17\x169\nof nobody\n\x17faulthandler's\n\x161\nof one\n\x17rest";
+        let written = b"garbage\x162\nof two\n\x17\x169\nof nobody\n\x17faulthandler's\n\x161\nof one\n\x17the rest\n  File ";
         assert_eq!(rustix::io::write(&theirs, written), Ok(written.len()));
         assert_eq!(poll_fn(|cx| dump.poll(cx)).await, (2, "of two\n".to_owned()));
         assert_eq!(poll_fn(|cx| dump.poll(cx)).await, (1, "of one\n".to_owned()));
-        assert_eq!(dump.take(), "rest");
+        assert_eq!(dump.take(), "the rest\n", "as far as it is whole lines");
     }
 
     #[tokio::test]
     async fn what_was_written_last_is_there_before_the_runtime_tells_of_it() {
         let (ours, theirs) = sys::pipe(true).unwrap();
         let mut dump = Dump::new(ours).unwrap();
-        assert_eq!(rustix::io::write(&theirs, b"the end"), Ok(7));
-        assert_eq!(dump.take(), "the end");
+        assert_eq!(rustix::io::write(&theirs, b"the end\n"), Ok(8));
+        assert_eq!(dump.take(), "the end\n");
         // It is told of all the same, and there is nothing more.
         dump.expect(1);
         assert!(poll_fn(|cx| Poll::Ready(dump.poll(cx))).await.is_pending());

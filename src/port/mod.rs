@@ -348,6 +348,18 @@ impl Port {
         }
     }
 
+    /// None of the calls that are given up has been looked at by Python yet.
+    pub(crate) fn forget_holder(&self) {
+        if let Err(error) = self.status.forget_holder() {
+            tracing::error!(%error, "cannot write to a status page");
+        }
+    }
+
+    /// The call whose code had the event loop when Python looked last at those that are given up; 0 for none.
+    pub(crate) fn holder(&self) -> u64 {
+        self.status.holder().unwrap_or_default()
+    }
+
     /// Takes the first of these calls back, which were written ahead in this order. Whether that came in time: if so, Python
     /// does not start it, and says so when it comes to it.
     pub(crate) fn withdraw(&mut self, ahead: &[u64]) -> bool {

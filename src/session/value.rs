@@ -24,7 +24,7 @@ pub enum Value {
         /// The type of its elements, as NumPy's `dtype.str` gives it: `"<f8"`.
         dtype: String,
         /// Its extent in each dimension; empty for a single number.
-        shape: Vec<u64>,
+        shape: Vec<usize>,
         /// Its elements, in C order.
         data: Bytes,
     },
@@ -87,12 +87,10 @@ impl Value {
                 }
                 let empty = shape.contains(&0);
                 let elements =
-                    shape.iter().try_fold(1_u64, |product, &extent| product.checked_mul(extent));
+                    shape.iter().try_fold(1_usize, |product, &extent| product.checked_mul(extent));
                 let fits = match elements {
                     _ if empty => data.is_empty(),
-                    Some(elements) => {
-                        !data.is_empty() && (data.len() as u64).is_multiple_of(elements)
-                    }
+                    Some(elements) => !data.is_empty() && data.len().is_multiple_of(elements),
                     None => false,
                 };
                 if fits {

@@ -72,6 +72,7 @@ impl StatusPage {
     const COPIED: u64 = 512;
     const RELEASED: u64 = 520;
     const MARKS: u64 = 528;
+    const HOLDER: u64 = 536;
 
     /// Where those places begin, in bytes.
     const STARTED: u64 = 2040;
@@ -88,6 +89,16 @@ impl StatusPage {
         rustix::fs::fcntl_add_seals(&memory, seals)?;
         let (cancelled, withdrawn) = (Marks::new(Self::CANCELLED), Marks::new(Self::WITHDRAWN));
         Ok(Self { memory, cancelled, withdrawn })
+    }
+
+    /// Which request's code had the event loop when Python looked last at those that are to be cancelled.
+    pub(crate) fn holder(&self) -> io::Result<u64> {
+        self.word(Self::HOLDER)
+    }
+
+    /// Python has not looked yet.
+    pub(crate) fn forget_holder(&self) -> io::Result<()> {
+        self.write(Self::HOLDER, 0)
     }
 
     /// Names a request that is to be cancelled.

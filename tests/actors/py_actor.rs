@@ -276,7 +276,7 @@ async fn of_many_that_take_a_name_at_once_one_gets_it() {
 
 fn exception_of(error: &Error) -> (&str, &snakepen::PythonException) {
     let Error::Start(start) = error else { panic!("{error}") };
-    let StartError::Python { stage, exception } = &**start else { panic!("{error}") };
+    let StartError::Python { stage, exception, .. } = &**start else { panic!("{error}") };
     (stage, exception)
 }
 

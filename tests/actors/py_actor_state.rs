@@ -287,7 +287,7 @@ async fn a_state_that_load_state_refuses_fails_the_start() {
     finish(actor).await;
     let error = builder.spawn().await.unwrap_err();
     let Error::Start(start) = &error else { panic!("{error}") };
-    let StartError::Python { stage, exception } = &**start else { panic!("{error}") };
+    let StartError::Python { stage, exception, .. } = &**start else { panic!("{error}") };
     assert_eq!(stage, "`Fussy.load_state`");
     assert_eq!(exception.message, "7 is no state of mine");
     store.close().await.unwrap();

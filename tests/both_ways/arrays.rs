@@ -127,7 +127,7 @@ async fn numpy_arrays_come_with_dtype_and_shape_and_others_are_named() {
 async fn what_is_no_array_is_refused_before_it_is_sent() {
     let pool = pool("arrays.py").workers(1).start().await.unwrap();
     let submitted = pool.stats().submitted;
-    let array = |dtype: &str, shape: Vec<u64>, bytes: usize| Array {
+    let array = |dtype: &str, shape: Vec<usize>, bytes: usize| Array {
         dtype: dtype.to_owned(),
         shape,
         data: Bytes::from(vec![0; bytes]),

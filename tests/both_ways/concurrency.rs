@@ -205,6 +205,30 @@ async fn a_loop_that_is_stuck_is_ended_and_the_calls_beside_are_told_why() {
 }
 
 #[tokio::test]
+async fn the_one_that_blocks_the_loop_is_named_and_not_the_one_that_could_not_end() {
+    let pool = overlapping(8).workers(1).cancel_grace(SHORT).start().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("blocks");
+    let mut waiting = pool.call::<(String, u64, i32)>("wait_for", "never");
+    let handle = waiting.cancel_handle();
+    let waiting = spawn(waiting);
+    let beside = spawn(pool.call::<(String, u64, i32)>("wait_for", "open"));
+    eventually("they run", || pool.stats().busy == 2).await;
+    let blocking = spawn(pool.call::<()>("blocks", &path));
+    eventually("it blocks", || path.exists()).await;
+    handle.cancel();
+    assert!(matches!(waiting.await.unwrap(), Err(Error::Cancelled { .. })));
+    for call in [beside.await.unwrap().map(drop), blocking.await.unwrap()] {
+        let error = call.unwrap_err();
+        let Error::WorkerDied(death) = &error else { panic!("{error:?}") };
+        assert_eq!(death.ended, Ended::LoopBlocked { handler: "blocks".into() }, "{error}");
+        assert!(error.to_string().contains("because `blocks` held up the event loop"), "{error}");
+    }
+    whole(&pool).await;
+    finish(pool).await;
+}
+
+#[tokio::test]
 async fn who_runs_out_of_time_sees_what_holds_up_the_loop() {
     let pool = overlapping(8).workers(1).circuit_threshold(0).start().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -221,7 +245,10 @@ async fn who_runs_out_of_time_sees_what_holds_up_the_loop() {
         whole(&pool).await;
         let Error::Timeout { python_stack, .. } = &error else { panic!("{error:?}") };
         if python_stack.contains("in wait_for") && python_stack.contains("in blocks") {
-            assert!(python_stack.contains("the event loop is held up here"), "{python_stack}");
+            assert!(
+                python_stack.contains("the event loop is held up by blocks, here"),
+                "{python_stack}"
+            );
             break;
         }
         assert!(round < 100, "{error}");

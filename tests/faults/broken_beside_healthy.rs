@@ -25,7 +25,7 @@ fn kill_all(pool: &Pool) {
 fn is_the_reason(error: &Error) -> bool {
     assert!(!error.may_have_run());
     let Error::Start(start) = error else { return false };
-    let StartError::Python { stage, exception } = &**start else { return false };
+    let StartError::Python { stage, exception, .. } = &**start else { return false };
     stage == "handlers"
         && exception.type_name == "RuntimeError"
         && exception.message == "the model file is missing"

@@ -35,7 +35,7 @@ async fn start_error(builder: Builder) -> Arc<StartError> {
 /// The exception with which loading the user's code failed, checked for its stage.
 async fn exception(builder: Builder, expected: &str) -> PythonException {
     let error = start_error(builder).await;
-    let StartError::Python { stage, exception } = &*error else { panic!("{error:?}") };
+    let StartError::Python { stage, exception, .. } = &*error else { panic!("{error:?}") };
     assert_eq!(stage, expected);
     let text = error.to_string();
     assert!(text.contains(&exception.type_name) && text.contains(expected), "{text}");

@@ -84,7 +84,9 @@ async fn code_that_does_not_load_leaves_the_old_one_serving() {
         let error = pool.reload().await.unwrap_err();
         fs::write(&path, source).unwrap();
         let Error::Start(start) = &error else { panic!("{error:?}") };
-        let StartError::Python { stage: found, exception } = &**start else { panic!("{error:?}") };
+        let StartError::Python { stage: found, exception, .. } = &**start else {
+            panic!("{error:?}")
+        };
         assert_eq!((found.as_str(), &*exception.type_name), (stage, "LookupError"));
         assert!(exception.traceback.contains("broken on purpose"), "{error}");
         assert_eq!(versions(&pool).await, BTreeSet::from([1]));

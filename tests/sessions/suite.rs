@@ -303,7 +303,7 @@ pub async fn what_is_invalid(kind: &impl Kind) {
         assert!(matches!(error, SessionError::Invalid { what: "key", .. }), "{error}");
     }
     session.put(&"x".repeat(1024), &1).await.unwrap();
-    let array = |dtype: &str, shape: Vec<u64>, bytes: usize| Value::Array {
+    let array = |dtype: &str, shape: Vec<usize>, bytes: usize| Value::Array {
         dtype: dtype.to_owned(),
         shape,
         data: Bytes::from(vec![0; bytes]),
@@ -314,7 +314,7 @@ pub async fn what_is_invalid(kind: &impl Kind) {
         array("<f8", vec![2], 15),
         array("<f8", vec![2], 0),
         array("<f8", vec![0], 8),
-        array("<f8", vec![u64::MAX, 3], 8),
+        array("<f8", vec![usize::MAX, 3], 8),
         array("", vec![1], 8),
         array("<f8", vec![1; 65], 8),
     ] {

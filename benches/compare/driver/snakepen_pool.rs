@@ -50,7 +50,7 @@ pub fn start(start: Start) -> Task<'static, Box<dyn System>> {
             _ => match start.array_bytes() {
                 Some(bytes) => {
                     let elements: Vec<f64> = (0..bytes / 8).map(|n| n as f64).collect();
-                    let array = Array::from_slice([elements.len() as u64], &elements);
+                    let array = Array::from_slice([elements.len()], &elements);
                     Job::Array(array.map_err(|error| error.to_string())?)
                 }
                 None => {

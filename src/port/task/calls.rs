@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::cancel::Cancelling;
 use super::line::Line;
+use crate::error::Ended;
 use crate::request::{Request, Why};
 
 /// At most 256 of them, so nothing here needs an index.
@@ -84,11 +85,27 @@ impl Calls {
         &mut self.cancelling
     }
 
-    /// The handler of a call whose grace is over, if other calls are running beside it.
-    pub(super) fn overdue(&self, now: Instant) -> Option<String> {
-        let overdue = |cancelling: &&Cancelling| cancelling.is_overdue(now);
-        let overdue = self.cancelling.iter().find(overdue)?;
-        (!self.running.is_empty()).then(|| overdue.handler().to_owned())
+    /// Why those that are running end, if the grace of one beside them is over. `holder` had the event loop last.
+    pub(super) fn collateral(&self, now: Instant, holder: u64) -> Option<Ended> {
+        let overdue = self.cancelling.iter().find(|cancelling| cancelling.is_overdue(now))?;
+        if self.running.is_empty() {
+            return None;
+        }
+        let holder = self.handler_at_work(holder).filter(|_| holder != overdue.id());
+        Some(match holder {
+            Some(handler) => Ended::LoopBlocked { handler: handler.to_owned() },
+            None => Ended::Collateral { handler: overdue.handler().to_owned() },
+        })
+    }
+
+    /// The handler of this call, if that has not ended.
+    fn handler_at_work(&self, id: u64) -> Option<&str> {
+        let mut running = self.running.iter();
+        if let Some(request) = running.find(|request| request.ticket.id == id) {
+            return Some(request.handler());
+        }
+        let mut cancelling = self.cancelling.iter().filter(|cancelling| !cancelling.has_ended());
+        cancelling.find(|cancelling| cancelling.id() == id).map(Cancelling::handler)
     }
 
     /// Whether a caller waits.

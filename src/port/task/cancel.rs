@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::{Leave, Live, PortTask};
 use crate::board::Held;
 use crate::context::CallContext;
+use crate::error::Ended;
 use crate::request::{Request, Why};
 use crate::stats::WorkerState;
 use crate::sys::Signal;
@@ -124,6 +125,9 @@ impl PortTask {
         let Some(held) = request.ticket.held() else {
             return;
         };
+        if live.calls.all_cancelling().is_empty() && live.calls.any_running() {
+            live.port.forget_holder();
+        }
         live.port.ask_to_cancel(held.id);
         live.early.again();
         if request.side.is_waited_for() || request.wish.batch.is_some() {
@@ -179,6 +183,7 @@ impl PortTask {
         let (batches, others) = (calls.running_batches(), calls.any_running());
         // Of the process, and so looked at and done once, however many are being ended.
         let (mut awaits, mut dumped, mut again) = (None, false, false);
+        let mut overdue = None;
         for cancelling in calls.all_cancelling() {
             // The handler is at work for other callers, too: it is not interrupted, and has its time.
             if cancelling.batch.is_some_and(|batch| batches.contains(&batch)) {
@@ -202,18 +207,23 @@ impl PortTask {
                 cancelling.answer(port.take_dump());
             }
             if cancelling.kill_at <= now {
-                let (worker, handler) = (&*self.name, cancelling.handler());
-                tracing::warn!(
-                    worker,
-                    handler,
-                    "its call was given up, did not end within `cancel_grace`, and is killed with its worker"
-                );
-                return Some(Leave::Kill(cancelling.why.ended()));
+                overdue = Some((cancelling.why.ended(), cancelling.handler.clone()));
+                break;
             }
             if cancelling.again_at <= now && !cancelling.fenced {
                 cancelling.again_at = now + AGAIN;
                 again = true;
             }
+        }
+        if let Some((ended, handler)) = overdue {
+            let beside = calls.collateral(now, port.holder());
+            tracing::warn!(
+                worker = self.name,
+                handler,
+                blocked_by = beside.as_ref().and_then(Ended::blocker),
+                "its call was given up, did not end within `cancel_grace`, and is killed with its worker"
+            );
+            return Some(Leave::Kill(ended));
         }
         if again {
             child.signal_main_thread(Signal::Urg);

@@ -48,9 +48,9 @@ impl PortTask {
         let busy = !live.calls.is_empty();
         let mut leave = leave;
         let mut turns = Vec::new();
-        // The call that the others are ended for.
-        let culprit =
-            live.calls.overdue(Instant::now()).filter(|_| matches!(leave, Leave::Kill(_)));
+        // Why those that had their time are ended.
+        let collateral = live.calls.collateral(Instant::now(), live.port.holder());
+        let collateral = collateral.filter(|_| matches!(leave, Leave::Kill(_)));
         for cancelling in &mut std::mem::take(live.calls.all_cancelling()) {
             cancelling.answer(live.port.take_dump());
             turns.extend(cancelling.take_turn());
@@ -72,7 +72,7 @@ impl PortTask {
             self.last_frame(&mut live, &frame);
         }
         let mut message = format!("worker {} (pid {}) {exit}{ended}", self.name, live.child.pid());
-        let died = culprit.map_or_else(|| ended.clone(), |handler| Ended::Collateral { handler });
+        let died = collateral.unwrap_or_else(|| ended.clone());
         for told in self.lose(&mut live, exit, &died) {
             message = told;
         }

@@ -148,6 +148,7 @@ impl PortTask {
             Kind::Failed => Err(match serde_json::from_slice::<PythonException>(&frame.json) {
                 Ok(exception) => StartError::Python {
                     stage: frame.name().to_owned(),
+                    python: self.shared.config.interpreter.path.clone(),
                     exception: Box::new(exception),
                 },
                 Err(error) => self.broke_protocol(&ProtocolError::Unexpected(error.to_string())),

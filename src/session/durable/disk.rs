@@ -240,7 +240,7 @@ fn encode(value: &Value) -> (u8, Bytes) {
             row.extend(dtype.as_bytes());
             row.push(shape.len() as u8);
             for extent in shape {
-                row.extend(extent.to_le_bytes());
+                row.extend((*extent as u64).to_le_bytes());
             }
             row.extend(data);
             (2, row.into())
@@ -260,9 +260,8 @@ fn decode(kind: u8, data: &[u8]) -> Option<Value> {
             let (shape, data) = rest.split_at_checked(8 * usize::from(*dimensions))?;
             let shape = shape
                 .chunks_exact(8)
-                .map(|extent| extent.try_into().map(u64::from_le_bytes))
-                .collect::<Result<_, _>>()
-                .ok()?;
+                .map(|extent| usize::try_from(u64::from_le_bytes(extent.try_into().ok()?)).ok())
+                .collect::<Option<_>>()?;
             let dtype = std::str::from_utf8(dtype).ok()?.to_owned();
             Some(Value::Array { dtype, shape, data: own(data) })
         }
