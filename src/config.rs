@@ -456,6 +456,9 @@ impl Builder {
     /// Elsewhere, and for a worker whose cgroup cannot be made (a warning says so), the resident size is watched while a
     /// call runs. It is looked at every 50 ms, so a handler that allocates 1 GiB/s overshoots by some 50 MiB. What is forked
     /// from the launcher then counts in each worker; processes that a handler starts don't count.
+    ///
+    /// Large arguments lie in [memory that the host has made](Builder::shared_memory), and are not the worker's: of what a
+    /// handler keeps of them up to 8 pieces, or 64 that have 64 MiB in all, lie there, and what it keeps beyond is its own.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.worker_limits.memory = Some(bytes);
         self

@@ -88,6 +88,78 @@ async fn what_a_handler_keeps_is_never_written_to_again() {
 }
 
 #[tokio::test]
+async fn an_array_over_the_memory_of_a_buffer_that_is_kept_stays_as_it_was() {
+    let _alone = ALONE.lock().await;
+    if !common::has_module("numpy") {
+        return;
+    }
+    let pool = pool("shared.py").workers(1).start().await.unwrap();
+    for byte in 1..=3 {
+        pool.call::<()>("keep_array", (filled(byte),)).await.unwrap();
+        for other in 100..110 {
+            echoes(&pool, "echo", &filled(other)).await;
+        }
+    }
+    let kept: Vec<Vec<usize>> = pool.call("kept", ()).await.unwrap();
+    assert_eq!(kept, [[10, 1], [10, 2], [10, 3]]);
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn any_number_of_arguments_may_be_kept() {
+    let _alone = ALONE.lock().await;
+    let pool = pool("shared.py").workers(1).start().await.unwrap();
+    let before = pids(&pool);
+    let few: usize = pool.call("descriptors", (filled(0),)).await.unwrap();
+    for turn in 0..1100 {
+        let part = Buffer::from(vec![(turn % 200) as u8; 256 << 10]);
+        pool.call::<Vec<String>>("keep", (part, 0, 10)).await.unwrap();
+    }
+    let many: usize = pool.call("descriptors", (filled(0),)).await.unwrap();
+    assert!(many < few + 100, "{few} descriptors, then {many}");
+    let kept: Vec<Vec<usize>> = pool.call("kept", ()).await.unwrap();
+    let expected: Vec<_> = (0..1100).map(|turn| vec![10, turn % 200]).collect();
+    assert_eq!(kept, expected);
+    // Once they are gone it goes as before.
+    pool.call::<Vec<String>>("forget", ()).await.unwrap();
+    echoes(&pool, "echo", &filled(1)).await;
+    let mapped: Vec<String> = pool.call("mapped", (filled(9),)).await.unwrap();
+    assert_eq!(mapped.len(), 2, "{mapped:?}");
+    assert_eq!(pids(&pool), before);
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn a_generator_that_is_collected_may_use_its_memory_again() {
+    let _alone = ALONE.lock().await;
+    let pool = pool("shared.py").workers(1).start().await.unwrap();
+    for size in [10, 300_000] {
+        let items: Vec<Buffer> = pool.call("refill", (size,)).await.unwrap();
+        let expected: Vec<_> = (1..=3).map(|byte| Buffer::from(vec![byte; size])).collect();
+        assert!(items == expected, "{size}");
+    }
+    finish(pool).await;
+}
+
+#[tokio::test]
+async fn calls_that_fail_leave_nothing_to_the_garbage_collector() {
+    let _alone = ALONE.lock().await;
+    let pool = pool("shared.py").workers(1).start().await.unwrap();
+    echoes(&pool, "echo_async", &filled(1)).await;
+    pool.call::<()>("collects", (false,)).await.unwrap();
+    let first: Vec<String> = pool.call("mapped", (filled(2),)).await.unwrap();
+    for _ in 0..10 {
+        let error = pool.call::<()>("fail_async", (filled(3),)).await.unwrap_err();
+        assert!(matches!(error, Error::Python { .. }), "{error:?}");
+        let error = pool.call::<()>("not_there", (filled(3),)).await.unwrap_err();
+        assert!(matches!(error, Error::UnknownHandler { .. }), "{error:?}");
+        let mapped: Vec<String> = pool.call("mapped", (filled(4),)).await.unwrap();
+        assert_eq!(mapped, first);
+    }
+    finish(pool).await;
+}
+
+#[tokio::test]
 async fn a_process_that_a_handler_has_forked_keeps_its_arguments() {
     let _alone = ALONE.lock().await;
     let pool = pool("shared.py").workers(1).start().await.unwrap();
@@ -185,7 +257,15 @@ async fn python_may_write_while_the_host_reads() {
 async fn a_lie_about_a_place_ends_that_port_only() {
     let _alone = ALONE.lock().await;
     let pool = pool("shared.py").workers(1).start().await.unwrap();
-    for how in ["offset", "end", "generation", "unsealed", "pipe", "other generation"] {
+    for how in [
+        "offset",
+        "end",
+        "end, and then the truth",
+        "generation",
+        "unsealed",
+        "pipe",
+        "other generation",
+    ] {
         let before = pids(&pool);
         let error = pool.call::<Buffer>("lie", (how,)).await.unwrap_err();
         let Error::WorkerDied(death) = &error else { panic!("{how}: {error:?}") };

@@ -69,7 +69,7 @@ class Batch:
         return answers
 
     def answer(self, answers: list[Answer] | Answer, flags: int) -> None:
-        self.items.clear()  # what the arguments lie in is given back with each answer
+        self.items = []  # what the arguments lie in is given back with each answer; the list is the handler's
         if isinstance(answers, tuple):
             answers = [answers] * len(self._calls)
         for call, (kind, name, json, own, buffers) in zip(self._calls, answers, strict=True):

@@ -421,9 +421,9 @@ class Connection:
         if buffers:
             placed = None if self.lane is None else self.lane.place(buffers)
             pieces = _wire.encode_pieces(kind, id, arg, name, json, buffers, flags, placed)
-            # A generator may write to what it has yielded as soon as it goes on, and another thread may still have this
-            # frame to send.
-            self._post(b"".join(pieces) if kind == _wire.ITEM and _count() else pieces)
+            # A generator may write to what it has yielded as soon as it goes on, and the next call to what this one has
+            # returned; another thread may still have this frame to send then.
+            self._post(b"".join(pieces) if _count() else pieces)
         elif len(json) < _SMALL:
             self._post(_pack(len(name) + len(json), kind, flags, len(name), id, arg) + name + json)
         else:

@@ -2,7 +2,8 @@
 
 Rust makes and writes one segment, this side another. Neither writes to what the other still reads: a frame's serial
 comes back through the status page. What a handler keeps of its arguments stays as it is: that segment is given up, and
-Rust makes a new one.
+Rust makes a new one. While many are kept, Rust isn't told of the last, and sends what comes then through the socket: a
+mapping takes a descriptor, and a small array may keep a large segment.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from _socket import (
 from _thread import allocate_lock
 from mmap import ACCESS_READ, mmap
 from struct import Struct
+from sys import getrefcount
+from weakref import ref
 
 from ._wire import PLACE_UNIT, ProtocolError
 
@@ -32,6 +35,13 @@ if TYPE_CHECKING:
     from ._wire import Frame, Place
 
 _LEAST = 1 << 20
+
+_KEPT = 64
+"""So many segments may be kept, if they are as small as that in all:"""
+_KEPT_BYTES = 64 << 20
+_KEPT_LARGE = 8
+"""And so many of any size."""
+
 _FD = Struct("i")
 _GENERATION = Struct("<I")
 
@@ -70,6 +80,12 @@ class Lane:
         self._their_generation = 0
         self._forks = 0
         self._forks_before = 0
+        self._kept: dict[ref[mmap], int] = {}
+        """Segments that were given up and live on, and their sizes."""
+        self._untold: list[int] = []
+        """The serial of the arguments of which something was kept, while Rust is not told."""
+        self._references = 0
+        self._references = self._count_references()
         # To Rust
         self._ours: mmap | None = None
         self._generation = 0
@@ -118,19 +134,52 @@ class Lane:
     def release(self, mapping: mmap, serial: int) -> None:
         if self._abandoned:
             return
-        # To close it would tell as well whether anything refers to it; to map it anew takes longer than to copy it.
+        # To close it would tell as well whether a view refers to it; to map it anew takes longer than to copy it.
         kept = True
         try:
             mapping.resize(0)
-        except (TypeError, ValueError):  # a read-only one can't be resized, and says so where nothing refers to it
+        except (TypeError, ValueError):  # a read-only one can't be resized, and says so where no view refers to it
             kept = False
-        except (BufferError, AttributeError, SystemError):  # something does, or this build of Python can't tell
+        except (BufferError, AttributeError, SystemError):  # one does, or this build of Python can't tell
             pass
-        if self._forks != self._forks_before:  # a process that was forked meanwhile has it too
+        # What reads its memory need not be a view: `numpy.ndarray(shape, dtype, view)` refers to what is behind that.
+        references = getrefcount(mapping) + (mapping is not self._theirs)
+        if not self._references:
+            self._references = references
+        if references > self._references or self._forks != self._forks_before:  # or a process that was forked has it
             kept = True
-        if kept and mapping is self._theirs:
+        if not kept:
+            self._page.released(serial, False)
+            return
+        if mapping is self._theirs:
             self._theirs = None
-        self._page.released(serial, kept)
+        self._kept[ref(mapping, self._gone)] = len(mapping)
+        self._untold.append(serial)
+        self._tell_of_kept()
+
+    def _count_references(self) -> int:
+        """Those that a mapping has when nothing of the user's refers to it, where `release` counts them."""
+        self._theirs = mmap(-1, 1, access=ACCESS_READ)
+        Held(self, self._theirs, 0).release()
+        self._theirs = None
+        return self._references
+
+    def _gone(self, mapping: ref[mmap]) -> None:
+        self._kept.pop(mapping, None)
+        self._tell_of_kept()
+
+    def _tell_of_kept(self) -> None:
+        """Rust makes a new segment as soon as it is told that something of the last one was kept."""
+        kept = self._kept
+        if self._abandoned:
+            return
+        if len(kept) > _KEPT_LARGE and (len(kept) > _KEPT or sum(kept.copy().values()) > _KEPT_BYTES):
+            return
+        try:
+            serial = self._untold.pop()
+        except IndexError:
+            return
+        self._page.released(serial, True)
 
     def forked(self) -> None:
         self._forks += 1
@@ -195,4 +244,5 @@ class Lane:
         """In a process that a handler has forked."""
         self._abandoned = True
         self._threshold = None
+        self._ours = self._theirs = None  # what refers to them keeps them
         self._socket.close()

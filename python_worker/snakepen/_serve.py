@@ -108,13 +108,17 @@ class Server:
             known = sorted(self._handlers)
             self._refuse(call, b"unknown_handler", {"name": call.name, "known": known})
             return None
+        wrong = None
         try:
             if call.buffers or not isinstance(text := call.json, str):
                 arguments = _codec.arguments(call)
             else:
                 arguments = _json.from_text(text) if text else None
         except (ValueError, RecursionError) as error:
-            self._refuse(call, b"arguments", {"message": f"{type(error).__name__}: {error}"})
+            arguments = None
+            wrong = f"{type(error).__name__}: {error}"
+        if wrong is not None:  # nothing refers to what came any more
+            self._refuse(call, b"arguments", {"message": wrong})
             return None
         request = Request(call.id, call.name, call.arg, self._place, session or None)
         if inputs and call.name in _handlers.batches:
@@ -260,7 +264,8 @@ class Server:
 
     def _refuse(self, call: Frame, status: bytes, fault: dict[str, Any]) -> None:
         max_bytes = self._connection.max_frame - len(status)
-        self._connection.send(_wire.ERROR, call.id, 0, status, _errors.encode_within(fault, max_bytes))
+        call.buffers = ()
+        self._connection.answer(call, _wire.ERROR, status, _errors.encode_within(fault, max_bytes), 0, ())
 
 
 def success(result: Any, max_frame: int) -> Answer:

@@ -146,6 +146,7 @@ class Flow:
             json, buffers = encode(item, self._sent, self._connection.max_frame)
         except _json.Unserialisable as fault:
             return fault
+        buffers = [view if view.readonly else _own(view) for view in buffers]
         size = len(json) + sum(map(len, buffers))
         self._sent += 1
         self._sizes.append(size)
@@ -233,7 +234,7 @@ class Collection:
             return fault
         if buffers:
             json = _codec.renumbered(json, len(self._buffers))
-            self._buffers += buffers
+            self._buffers += map(_own, buffers)
             self._beside += _codec.beside(buffers)
         if len(self._json) + len(json) + (2 if self._count else 1) + self._beside > self._limit:
             return _json.Unserialisable(
@@ -277,8 +278,12 @@ def encode(item: Any, index: int, limit: int) -> Encoded:
         fault.path = f"$[{index}]{fault.path[1:]}"
         fault.message = fault.message.replace("the result", "the item")
         raise
-    # The generator may write to them when it goes on, while another thread still sends them.
-    return json, [view if view.readonly else memoryview(bytes(view)) for view in buffers]
+    return json, buffers
+
+
+def _own(view: memoryview) -> memoryview:
+    """What the generator can't write to when it goes on. A view that is read-only may be of memory that isn't."""
+    return view if type(view.obj) is bytes else memoryview(bytes(view))
 
 
 def drive(generator: GeneratorType[Any, Any, Any], sink: Sink, cancellation: Cancellation, request: Request) -> Encoded:

@@ -80,7 +80,9 @@ pub(super) fn item_size(dtype: &str) -> Result<usize, ArrayError> {
         ('c', Some(size @ (8 | 16 | 24 | 32))) => size,
         ('M' | 'm', Some(size)) => size,
         ('S', Some(size)) => size,
-        ('U', Some(letters)) => usize::checked_mul(letters, 4).ok_or_else(unsupported)?,
+        ('U', Some(letters)) if u32::try_from(letters).is_ok() => {
+            usize::checked_mul(letters, 4).ok_or_else(unsupported)?
+        }
         _ => return Err(unsupported()),
     };
     match order {

@@ -11,7 +11,7 @@ const LONGEST: usize = 64 << 10;
 /// The longest name of a type that is sent, in bytes.
 const LONGEST_TYPE: usize = 60;
 
-/// What an error is called that is a text.
+/// What an error is called that is a text, or in a box.
 const TEXT: &str = "Error";
 
 /// Why an exposed name did not do what Python asked of it: `snakepen.ActorError` there, with this type and message.
@@ -42,7 +42,7 @@ impl InboundError {
     }
 
     /// An error of the user's. Its type's name is what Python has, but where the error is one of ours, boxed or not, or
-    /// is mere text.
+    /// has no type to speak of.
     pub(super) fn of<E: Display + 'static>(error: &E) -> Self {
         let known: &dyn Any = error;
         if let Some(boxed) = known.downcast_ref::<Boxed>() {
@@ -59,7 +59,7 @@ impl InboundError {
         if let Some(error) = known.downcast_ref::<Error>() {
             return Self::new(variant(error), error.to_string());
         }
-        let text = known.is::<String>() || known.is::<&str>();
+        let text = known.is::<String>() || known.is::<&str>() || known.is::<Boxed>();
         let type_name =
             if text { TEXT.to_owned() } else { without_paths(std::any::type_name::<E>()) };
         Self::new(type_name, error.to_string())

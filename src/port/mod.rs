@@ -101,6 +101,8 @@ pub(crate) struct Port {
     stderr: Lines,
     dump: Dump,
     status: StatusPage,
+    /// Python has broken the protocol: what it says after that is not listened to.
+    broken: bool,
 }
 
 impl Port {
@@ -124,6 +126,7 @@ impl Port {
             stderr: Lines::new(Stream::Stderr, our_stderr)?,
             dump: Dump::new(our_dump)?,
             status: page,
+            broken: false,
         };
         Ok((port, RemoteEnds { socket, stdout, stderr, dump, status, lane }))
     }
@@ -221,6 +224,12 @@ impl Port {
 
     /// The next frame that is here, with all its buffers.
     fn next_frame(&mut self) -> Result<Next, ProtocolError> {
+        let next = self.decode_next();
+        self.broken |= next.is_err();
+        next
+    }
+
+    fn decode_next(&mut self) -> Result<Next, ProtocolError> {
         if self.receiving.is_none() {
             match self.decoder.next_frame()? {
                 None => return Ok(Next::Nothing),
@@ -317,7 +326,7 @@ impl Port {
         self.stdout.drain(source);
         self.stderr.drain(source);
         let mut frames = Vec::new();
-        loop {
+        while !self.broken {
             match self.next_frame() {
                 Ok(Next::Frame(frame)) => frames.push(*frame),
                 Ok(Next::Later) => {}
@@ -328,6 +337,7 @@ impl Port {
                 Err(_) => return frames,
             }
         }
+        frames
     }
 
     /// The ids of the requests that Python has started; of those that have ended, too, until their places are needed.

@@ -8,15 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use snakepen::{Array, Buffer, Error};
 
-use crate::common::{finish, pids, pool, python};
-
-fn has_numpy() -> bool {
-    let found = std::process::Command::new(python()).args(["-c", "import numpy"]).output().unwrap();
-    if !found.status.success() {
-        eprintln!("skipped in part: this Python has no NumPy");
-    }
-    found.status.success()
-}
+use crate::common::{finish, has_module, pids, pool};
 
 /// Bytes that are not the same anywhere.
 fn pattern(length: usize) -> Vec<u8> {
@@ -57,7 +49,7 @@ async fn buffers_and_arrays_stand_anywhere_and_come_back() {
 
 #[tokio::test]
 async fn python_sees_memoryviews_and_arrays_that_it_cannot_write_to() {
-    let numpy = has_numpy();
+    let numpy = has_module("numpy");
     let pool = pool("arrays.py").workers(1).start().await.unwrap();
     let before = pids(&pool);
     let found: Value = pool.call("look", (Buffer::from(vec![1, 2]),)).await.unwrap();
@@ -89,7 +81,7 @@ async fn python_sees_memoryviews_and_arrays_that_it_cannot_write_to() {
 
 #[tokio::test]
 async fn numpy_arrays_come_with_dtype_and_shape_and_others_are_named() {
-    if !has_numpy() {
+    if !has_module("numpy") {
         return;
     }
     #[derive(Deserialize)]
@@ -242,14 +234,12 @@ async fn arrow_tables_go_both_ways() {
     use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
     use snakepen::ArrowTable;
 
-    let found =
-        std::process::Command::new(python()).args(["-c", "import pyarrow"]).output().unwrap();
     let names: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("größe")]));
     let values: ArrayRef = Arc::new(Float64Array::from_iter_values([1.0, 2.0, 3.0]));
     let batch = RecordBatch::try_from_iter([("name", names), ("value", values)]).unwrap();
     let table = ArrowTable::from(batch);
     let pool = pool("arrays.py").workers(1).start().await.unwrap();
-    if found.status.success() {
+    if has_module("pyarrow") {
         let same: (ArrowTable, Buffer) =
             pool.call("echo", ((&table, Buffer::default()),)).await.unwrap();
         assert_eq!(same.0, table);
@@ -259,7 +249,6 @@ async fn arrow_tables_go_both_ways() {
         let same: ArrowTable = pool.call("echo", (&large,)).await.unwrap();
         assert_eq!(same, large);
     } else {
-        eprintln!("skipped in part: this Python has no pyarrow");
         let error = pool.call::<ArrowTable>("echo", (&table,)).await.unwrap_err();
         assert!(
             matches!(&error, Error::Encode { message, .. } if message.contains("needs pyarrow")),

@@ -217,6 +217,9 @@ async fn nothing_else_can_be_reached() {
         let error = calling().expose_fn(name, async |(): ()| Ok::<_, String>(())).start().await;
         assert!(matches!(error, Err(Error::Config { option: "expose_fn", .. })), "{error:?}");
     }
+    let twice = calling().expose_fn("double", async |n: i64| Ok::<_, String>(n));
+    let error = twice.start().await.unwrap_err();
+    assert!(error.to_string().contains("`double` is exposed twice"), "{error}");
     let closed = pool.clone();
     finish(pool).await;
     let error = closed.expose_fn("double", async |n: i64| Ok::<_, String>(n)).unwrap_err();
@@ -247,8 +250,8 @@ async fn what_does_not_fit_is_an_error_and_harms_nobody() {
         ("double", json!([1, 2]), "Arguments", "invalid type: sequence"),
         ("none", json!([1]), "Arguments", "it takes none"),
         ("large", json!([2 << 20]), "TooLarge", "max_frame"),
-        ("boxed", json!([]), "Box<dyn Error + Send + Sync>", "invalid digit"),
-        ("long", json!([]), "String", "éé […]"),
+        ("boxed", json!([]), "Error", "invalid digit"),
+        ("long", json!([]), "Error", "éé […]"),
         ("closed", json!([]), "Closed", "the pool `other` is shut down"),
     ] {
         let [_, told, message] = failure(&pool, name, args).await;

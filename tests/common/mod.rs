@@ -16,6 +16,16 @@ use snakepen::{Builder, Pool};
 /// Nothing that a test waits for takes this long; a test that gets here has found a hang.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+/// Whether the workers' Python has this module; says so if not.
+pub fn has_module(name: &str) -> bool {
+    let import = format!("import {name}");
+    let found = std::process::Command::new(python()).args(["-c", &import]).output().unwrap();
+    if !found.status.success() {
+        eprintln!("skipped in part: this Python has no {name}");
+    }
+    found.status.success()
+}
+
 /// The interpreter of the tests: `SNAKEPEN_PYTHON`, else the one that `python3` is in the end (a pyenv shim
 /// would take 100 ms to say so at each start).
 pub fn python() -> PathBuf {

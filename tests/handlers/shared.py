@@ -48,6 +48,38 @@ def keep(value: memoryview, start: int, stop: int) -> list[str]:
 
 
 @snakepen.handler
+def keep_array(value: memoryview) -> None:
+    """Keeps an array that refers to what is behind the view, and not to the view."""
+    import numpy
+
+    KEPT.append(numpy.ndarray((10,), "u1", value))
+
+
+@snakepen.handler
+def descriptors(*_: Any) -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@snakepen.handler
+def refill(size: int) -> Any:
+    """Yields one buffer again and again, which it shows as if it could not be written to."""
+    buffer = bytearray(size)
+    for byte in (1, 2, 3):
+        buffer[:] = bytes([byte]) * size
+        yield memoryview(buffer).toreadonly()
+
+
+@snakepen.handler
+async def fail_async(value: Any) -> None:
+    raise ValueError(len(value))
+
+
+@snakepen.handler
+def collects(on: bool) -> None:
+    (gc.enable if on else gc.disable)()
+
+
+@snakepen.handler
 def kept() -> list[list[int]]:
     """What was kept: its length, and the bytes that are in it."""
     return [[len(view), *sorted(set(view))] for view in KEPT]
@@ -159,7 +191,7 @@ def lie(how: str) -> Any:
         (index, _, length) = places[0]
         if how == "offset":
             return generation, serial, {0: (index, 1 << 36, length)}
-        if how == "end":
+        if how.startswith("end"):
             return generation, serial, {0: (index, len(lane._ours) - 64, length)}
         if how == "generation":
             return generation + 7, serial, places
@@ -176,6 +208,13 @@ def lie(how: str) -> Any:
         raise AssertionError(how)
 
     lane.place = place
+    if how == "end, and then the truth":
+        from snakepen import _wire
+
+        connection = sys.modules["snakepen._store"]._connection  # type: ignore[attr-defined]
+        post = connection._post
+        truth = _wire.encode(_wire.RESULT, snakepen.current().id, 0, b"", b"null")
+        connection._post = lambda frame: post(b"".join((*frame, truth)))
     return bytes(300_000)
 
 
