@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from snakepen import _segment, _wire
 from snakepen._segment import Held, Lane
 from snakepen._status import RELEASED, StatusPage
@@ -156,8 +157,8 @@ def test_a_process_that_was_forked_tells_nothing_and_holds_nothing(rust: Rust) -
         kept.clear()
         held.release()
         del view
-        mapped = [line for line in open("/proc/self/maps") if "segment" in line]
-        os._exit(len(mapped))
+        with open("/proc/self/maps") as maps:
+            os._exit(sum("segment" in line for line in maps))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     rust.serial -= 1
     assert rust.is_kept() is None
