@@ -5,7 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_GET_SECCOMP = 21
 _SIGKILL = 9
 _SYS_PIDFD_OPEN = 434  # the same on every architecture
 
@@ -31,6 +37,43 @@ def pidfd_open(pid: int) -> int:
     if fd < 0:
         raise _failure("pidfd_open")
     return fd
+
+
+def may_give_way() -> bool:
+    """Whether `give_way` is safe to call."""
+    filtered = _prctl(_PR_GET_SECCOMP, 0) != 0  # or even that is refused
+    return not filtered or _succeeds_in_a_child(give_way)  # some sandboxes kill who asks
+
+
+def give_way() -> bool:
+    """This thread, and what it starts from here on, puts nobody aside when it is woken. Whether that is so now.
+
+    A host that has given one worker a request goes on to the next answer, and isn't put aside for that worker at once.
+    The share of the processors is what it was. A policy other than the default stays.
+    """
+    try:
+        if os.sched_getscheduler(0) != os.SCHED_OTHER:
+            return False
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except (AttributeError, OSError):  # a C library without it, a sandbox that refuses it
+        return False
+    return True
+
+
+def _succeeds_in_a_child(trial: Callable[[], bool]) -> bool:
+    """Whether a process that tries it comes out alive and with success."""
+    try:
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                _prctl(_PR_SET_DUMPABLE, 0)  # no core of it
+                status = 0 if trial() else 1
+            finally:
+                os._exit(status)
+        return os.waitpid(pid, 0)[1] == 0
+    except OSError:  # no process is to be had, or whoever started this one lets the kernel reap its children
+        return False
 
 
 def line_buffer_c_output() -> None:

@@ -74,7 +74,8 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     _directory.settle()
     gc.enable()
     page.idle()
-    connection.send(_wire.READY, 0, _wire.VERSION, json=_ready())
+    gives_way = config.may_give_way and _linux.give_way()
+    connection.send(_wire.READY, 0, _wire.VERSION, json=_ready(gives_way))
     connection.ready = True  # after it: a thread that an import has started may ask at once, and READY comes first
     code: Any = None
     try:
@@ -112,7 +113,7 @@ def _named(handlers: dict[str, str]) -> str:
     return f"the handler file {handlers['file']}" if "file" in handlers else f"the module {handlers['module']!r}"
 
 
-def _ready() -> bytes:
+def _ready(gives_way: bool) -> bytes:
     handlers = _handlers.table
     told = {
         "python": sys.version.split()[0],
@@ -121,6 +122,7 @@ def _ready() -> bytes:
         "async": sorted(name for name in handlers if _handlers.is_async(handlers[name])),
         "batches": {name: [size, round(wait * 1e6)] for name, (size, wait) in _handlers.batches.items()},
         "prefetch": _handlers.prefetch,
+        "gives_way": gives_way,
     }
     return _json.dumps(told)
 

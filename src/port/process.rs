@@ -24,6 +24,7 @@ pub(crate) struct Child {
     reports: oneshot::Receiver<Exit>,
     report: Option<Result<Exit, LauncherGone>>,
     ended: bool,
+    gives_way: bool,
 }
 
 /// The launcher that would tell of the exit has ended.
@@ -43,7 +44,15 @@ impl Child {
                 // One that cannot be watched is not kept.
                 let _ = process.kill_group();
             });
-        Ok(Self { pidfd: watched?, process, cgroup, reports, report: None, ended: false })
+        Ok(Self {
+            pidfd: watched?,
+            process,
+            cgroup,
+            reports,
+            report: None,
+            ended: false,
+            gives_way: false,
+        })
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -100,6 +109,21 @@ impl Child {
         if let Err(error) = self.process.signal_main_thread(signal) {
             tracing::warn!(pid = self.pid(), %error, "cannot signal a worker");
         }
+    }
+
+    /// It puts nobody aside when it is woken, from now on or not any more. Only for one that has said that it does so: where
+    /// it may not, asking may be the end of whoever asks.
+    pub(crate) fn give_way(&self, gives_way: bool) {
+        if self.gives_way
+            && let Err(error) = self.process.give_way(gives_way)
+        {
+            tracing::debug!(pid = self.pid(), %error, "cannot change a worker's scheduling policy");
+        }
+    }
+
+    /// It has said whether it does.
+    pub(crate) fn said_whether_it_gives_way(&mut self, gives_way: bool) {
+        self.gives_way = gives_way;
     }
 
     pub(crate) fn kill_group(&self) {

@@ -134,6 +134,8 @@ impl PortTask {
             // No signal ends the wait for room in a window, for an input, or for others of a batch.
             live.port.send(FrameBuilder::bare(Kind::Cancel, held.id).into());
         }
+        // On a busy machine it would come to the signal too late to tell its stack in time.
+        live.child.give_way(false);
         live.child.signal_main_thread(Signal::Urg);
         let now = Instant::now();
         let kill_at = now + self.shared.config.limits.cancel_grace.max(STACK);
@@ -260,6 +262,9 @@ impl PortTask {
         let all = live.calls.all_cancelling();
         let at = all.iter().position(|it| it.fenced && token == FENCE_TOKEN | it.id())?;
         let Cancelling { held, .. } = all.swap_remove(at);
+        if all.is_empty() {
+            live.child.give_way(true);
+        }
         live.port.cancelled(held.id);
         self.shared.board.freed(held);
         Some(held.id)
