@@ -299,8 +299,8 @@ impl Builder {
         self
     }
 
-    /// Lets handlers call this async function from their first request on: see [`Pool::expose_fn`]. A name that is none
-    /// fails [`Builder::start`].
+    /// Lets handlers call this async function from their first request on: see [`Pool::expose_fn`]. A name that is none,
+    /// or exposed twice here, fails [`Builder::start`].
     pub fn expose_fn<A, R, E, F, Fut>(mut self, name: impl Into<String>, function: F) -> Self
     where
         A: DeserializeOwned,
@@ -313,8 +313,8 @@ impl Builder {
         self
     }
 
-    /// Lets handlers call this actor from their first request on: see [`Pool::expose_actor`]. A name that is none fails
-    /// [`Builder::start`].
+    /// Lets handlers call this actor from their first request on: see [`Pool::expose_actor`]. A name that is none, or
+    /// exposed twice here, fails [`Builder::start`].
     pub fn expose_actor<M>(mut self, name: impl Into<String>, actor: ActorRef<M>) -> Self
     where
         M: FromCall + Message,
@@ -324,7 +324,7 @@ impl Builder {
     }
 
     /// Lets handlers send messages to this Python object from their first request on: see [`Pool::expose_py_actor`]. A name
-    /// that is none fails [`Builder::start`].
+    /// that is none, or exposed twice here, fails [`Builder::start`].
     pub fn expose_py_actor(mut self, name: impl Into<String>, actor: &PyActor) -> Self {
         self.exposed.insert("expose_py_actor", name, expose::py_actor(actor.clone()));
         self
@@ -457,8 +457,8 @@ impl Builder {
     /// call runs. It is looked at every 50 ms, so a handler that allocates 1 GiB/s overshoots by some 50 MiB. What is forked
     /// from the launcher then counts in each worker; processes that a handler starts don't count.
     ///
-    /// Large arguments lie in [memory that the host has made](Builder::shared_memory), and are not the worker's: of what a
-    /// handler keeps of them up to 8 pieces, or 64 that have 64 MiB in all, lie there, and what it keeps beyond is its own.
+    /// Large arguments lie in [memory that the host has made](Builder::shared_memory), and do not count, as long as Python has not
+    /// read them at least. Of what a handler keeps of them, 9 pieces at most lie there, or 65 that have 64 MiB in all.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.worker_limits.memory = Some(bytes);
         self

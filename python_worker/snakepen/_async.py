@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 
-class _Raised:
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
 class EventLoop:
     def __init__(self, connection: Connection, cancellation: Cancellation) -> None:
         self._connection = connection
@@ -40,24 +33,30 @@ class EventLoop:
 
         Tasks that a handler leaves behind go on when the next one runs.
         """
-        outcome = self.loop.run_until_complete(self._run(awaitable))
-        if isinstance(outcome, _Raised):
-            error = outcome.error
-            del outcome
+        # Raised by the loop an error would be part of a cycle: its traceback, the loop's frame, the task, and the task's
+        # exception. What the handler's frames have, its arguments too, would be there until a garbage collection.
+        raised: list[BaseException] = []
+        result: Any = None
+        try:
+            result = self.loop.run_until_complete(self._run(awaitable, raised))
+        except BaseException:
+            if not raised:  # else the task was to be cancelled when it raised that
+                raise
+        if raised:
+            error = raised.pop()
             try:
                 raise error
             finally:
                 del error  # its traceback has this frame
-        return outcome
+        return result
 
-    async def _run(self, awaitable: Awaitable[Result]) -> Result | _Raised:
+    async def _run(self, awaitable: Awaitable[Result], raised: list[BaseException]) -> Result | None:
         self._cancellation.task = asyncio.current_task()
         try:
             return await awaitable
         except BaseException as error:
-            # Raised by the loop it would be part of a cycle: its traceback, the loop's frame, the task, and the task's
-            # exception. What the handler's frames have, its arguments too, would be there until a garbage collection.
-            return _Raised(error)
+            raised.append(error)
+            return None
 
     def news(self) -> None:
         """A frame that is for the main thread was received elsewhere; the loop looks at it as soon as it runs."""

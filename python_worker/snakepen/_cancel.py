@@ -18,6 +18,7 @@ import time
 from _thread import get_ident
 
 from . import _handlers, _request
+from ._status import NOBODY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class Cancellation:
         "_hook",
         "_page",
         "_reuse",
+        "_turned",
         "awaiting",
         "case",
         "driver",
@@ -144,6 +146,8 @@ class Cancellation:
         self._dump = dump
         self._reuse = reuse
         self._hook: Any = None
+        self._turned = True
+        """The event loop has come to what it was given when those who are given up were looked at last."""
         self.thread = get_ident()
         self.request: Request | None = None
         """The request whose handler is at work."""
@@ -257,8 +261,7 @@ class Cancellation:
     def _asked(self, _number: int, frame: FrameType | None) -> None:
         overlapping = list(self.overlapping.values())
         if overlapping:
-            holder = self._holder()
-            self._page.held_up_by(0 if holder is None else holder.id)
+            self._look_for_holder()
         for other in overlapping:
             if self._page.is_cancelled(other.request.id):
                 self._end(other, frame)
@@ -280,8 +283,25 @@ class Cancellation:
             if error is not None:
                 raise error
 
+    def _look_for_holder(self) -> None:
+        """Tells Rust who keeps the event loop from everything else, if it has not turned since the last look."""
+        if not self._turned:
+            holder = self._holder()
+            self._page.held_up_by(NOBODY if holder is None else holder.id)
+            return
+        self._page.held_up_by(NOBODY)
+        loop = self._connection.overlaps
+        if loop is not None:
+            self._turned = False
+            loop.call_soon_threadsafe(self._turn)
+
+    def _turn(self) -> None:
+        self._turned = True
+
     def _holder(self) -> Request | None:
-        """Whose code has the thread just now."""
+        """Whose code has the loop's thread just now."""
+        if self.awaiting is not None and sys.modules["asyncio"].current_task(self._connection.overlaps) is None:
+            return None  # what a plain handler waits for, the loop does too
         return _request.running.get() or self._connection.running
 
     def _end(self, overlapping: Overlapping, frame: FrameType | None) -> None:
@@ -416,12 +436,12 @@ class Cancellation:
             current = sys.modules["asyncio"].current_task(task.get_loop())
             if current is not task and len(lines) == 2:
                 lines.append("  (it is in no code of its own: it has not begun, or is at its end)\n")
-            if current is None and self._connection.running is None:
+            holder = self._holder()
+            if current is None and holder is None:
                 at = None
             elif current is not task:
-                holder = self._holder()
-                by = "" if holder is None else f" by {ascii(holder.handler)[1:-1]}"
-                lines.append(f"Meanwhile the event loop is held up{by}, here:\n")
+                what = "is" if holder is None else f"runs {ascii(holder.handler)[1:-1]},"
+                lines.append(f"Meanwhile the event loop {what} here:\n")
         while at is not None and at.f_code is not self.floor:
             if len(lines) > _MAX_FRAMES:
                 lines.append("  ...\n")

@@ -5,12 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
 _PR_GET_SECCOMP = 21
 _SIGKILL = 9
 _SYS_PIDFD_OPEN = 434  # the same on every architecture
@@ -40,9 +35,8 @@ def pidfd_open(pid: int) -> int:
 
 
 def may_give_way() -> bool:
-    """Whether `give_way` is safe to call."""
-    filtered = _prctl(_PR_GET_SECCOMP, 0) != 0  # or even that is refused
-    return not filtered or _succeeds_in_a_child(give_way)  # some sandboxes kill who asks
+    """Whether `give_way` is safe to call. Some sandboxes kill who asks for a policy."""
+    return _prctl(_PR_GET_SECCOMP, 0) == 0
 
 
 def give_way() -> bool:
@@ -58,22 +52,6 @@ def give_way() -> bool:
     except (AttributeError, OSError):  # a C library without it, a sandbox that refuses it
         return False
     return True
-
-
-def _succeeds_in_a_child(trial: Callable[[], bool]) -> bool:
-    """Whether a process that tries it comes out alive and with success."""
-    try:
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                _prctl(_PR_SET_DUMPABLE, 0)  # no core of it
-                status = 0 if trial() else 1
-            finally:
-                os._exit(status)
-        return os.waitpid(pid, 0)[1] == 0
-    except OSError:  # no process is to be had, or whoever started this one lets the kernel reap its children
-        return False
 
 
 def line_buffer_c_output() -> None:

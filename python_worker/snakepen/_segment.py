@@ -84,6 +84,7 @@ class Lane:
         """Segments that were given up and live on, and their sizes."""
         self._untold: list[int] = []
         """The serial of the arguments of which something was kept, while Rust is not told."""
+        self._pid = os.getpid()
         self._references = 0
         self._references = self._count_references()
         # To Rust
@@ -144,8 +145,11 @@ class Lane:
             pass
         # What reads its memory need not be a view: `numpy.ndarray(shape, dtype, view)` refers to what is behind that.
         references = getrefcount(mapping) + (mapping is not self._theirs)
-        if not self._references:
+        if not self._references or references < self._references:  # a tracer had some of them, while it was at work
             self._references = references
+        if mapping.closed:  # by the user's code, that has found it behind its view
+            self._theirs = None
+            kept = True
         if references > self._references or self._forks != self._forks_before:  # or a process that was forked has it
             kept = True
         if not kept:
@@ -153,7 +157,7 @@ class Lane:
             return
         if mapping is self._theirs:
             self._theirs = None
-        self._kept[ref(mapping, self._gone)] = len(mapping)
+        self._kept[ref(mapping, self._gone)] = 0 if mapping.closed else len(mapping)
         self._untold.append(serial)
         self._tell_of_kept()
 
@@ -171,7 +175,7 @@ class Lane:
     def _tell_of_kept(self) -> None:
         """Rust makes a new segment as soon as it is told that something of the last one was kept."""
         kept = self._kept
-        if self._abandoned:
+        if os.getpid() != self._pid:  # other hooks of a process that was forked come before ours
             return
         if len(kept) > _KEPT_LARGE and (len(kept) > _KEPT or sum(kept.copy().values()) > _KEPT_BYTES):
             return

@@ -122,12 +122,14 @@ class Server:
             return None
         request = Request(call.id, call.name, call.arg, self._place, session or None)
         if inputs and call.name in _handlers.batches:
+            del arguments
             self._refuse(call, b"arguments", {"message": "a batch handler takes no inputs"})
             return None
         if call.flags & _BESIDE or inputs:
             exchange = _stream.Exchange(self._connection, self._cancellation, request, call.flags, inputs)
             twice = exchange.inputs.keys() & arguments if isinstance(arguments, dict) else None
             if twice:
+                del arguments
                 self._refuse(call, b"arguments", {"message": f"{min(twice)!r} is both an argument and an input"})
                 return None
             request._exchange = exchange

@@ -17,6 +17,7 @@ MARKS = 66
 HOLDER = 67
 STARTED = 255
 """A place for a plain handler, and CALLS more."""
+NOBODY = (1 << 64) - 1
 CANCELLED = 512
 WITHDRAWN = 768
 
@@ -66,8 +67,7 @@ class StatusPage:
         self._words[RELEASED] = serial << 1 | kept
 
     def held_up_by(self, id: int) -> None:
-        """The request whose code had the thread of the event loop when those that are to be cancelled were looked at
-        last; 0 for none."""
+        """The request whose code keeps the event loop from everything else, or NOBODY. Rust writes 0 before it asks."""
         self._words[HOLDER] = id
 
     def idle(self) -> None:

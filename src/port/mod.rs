@@ -358,16 +358,21 @@ impl Port {
         }
     }
 
-    /// None of the calls that are given up has been looked at by Python yet.
-    pub(crate) fn forget_holder(&self) {
-        if let Err(error) = self.status.forget_holder() {
-            tracing::error!(%error, "cannot write to a status page");
+    /// Python is about to be asked to look at the calls that are given up.
+    pub(crate) fn renew_holder(&mut self) {
+        if let Err(error) = self.status.renew_holder() {
+            tracing::error!(%error, "cannot use a status page");
         }
     }
 
-    /// The call whose code had the event loop when Python looked last at those that are given up; 0 for none.
-    pub(crate) fn holder(&self) -> u64 {
-        self.status.holder().unwrap_or_default()
+    /// The call whose code keeps the event loop from everything else, as far as Python has seen.
+    pub(crate) fn holder(&self) -> Option<u64> {
+        self.status.holder().ok().flatten()
+    }
+
+    /// Nothing more of what Python says is listened to.
+    pub(crate) fn distrust(&mut self) {
+        self.broken = true;
     }
 
     /// Takes the first of these calls back, which were written ahead in this order. Whether that came in time: if so, Python

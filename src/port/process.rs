@@ -51,8 +51,7 @@ impl Child {
             reports,
             report: None,
             ended: false,
-            gives_way: false,
-        })
+            gives_way: false, hurried: false })
     }
 
     pub(crate) fn pid(&self) -> i32 {

@@ -17,6 +17,8 @@ pub(crate) struct StatusPage {
     cancelled: Marks,
     /// Those that were written ahead, and are not to be started.
     withdrawn: Marks,
+    /// What Python had seen when it was asked to look last.
+    holder_before: u64,
 }
 
 /// Places on the page, each with the id of a call, or 0.
@@ -88,16 +90,24 @@ impl StatusPage {
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&memory, seals)?;
         let (cancelled, withdrawn) = (Marks::new(Self::CANCELLED), Marks::new(Self::WITHDRAWN));
-        Ok(Self { memory, cancelled, withdrawn })
+        Ok(Self { memory, cancelled, withdrawn, holder_before: 0 })
     }
 
-    /// Which request's code had the event loop when Python looked last at those that are to be cancelled.
-    pub(crate) fn holder(&self) -> io::Result<u64> {
-        self.word(Self::HOLDER)
+    /// The request whose code keeps the event loop from everything else, as far as Python has seen when it looked last at
+    /// those that are to be cancelled.
+    pub(crate) fn holder(&self) -> io::Result<Option<u64>> {
+        const NOBODY: u64 = u64::MAX;
+        let seen = match self.word(Self::HOLDER)? {
+            // It has not looked since it was asked.
+            0 => self.holder_before,
+            seen => seen,
+        };
+        Ok((seen != 0 && seen != NOBODY).then_some(seen))
     }
 
-    /// Python has not looked yet.
-    pub(crate) fn forget_holder(&self) -> io::Result<()> {
+    /// Python is about to be asked to look again. What it has seen the last time is of use until it has.
+    pub(crate) fn renew_holder(&mut self) -> io::Result<()> {
+        self.holder_before = self.word(Self::HOLDER)?;
         self.write(Self::HOLDER, 0)
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::{join_all, try_join_all};
 use snakepen::{Builder, Ended, Error, Exit, Pool, Stage};
 
@@ -228,6 +229,29 @@ async fn the_one_that_blocks_the_loop_is_named_and_not_the_one_that_could_not_en
     finish(pool).await;
 }
 
+/// It has the loop's thread, and keeps nobody from it.
+#[tokio::test]
+async fn a_generator_that_waits_for_its_consumer_is_not_blamed() {
+    let pool = overlapping(8).workers(1).cancel_grace(Duration::from_secs(1)).start().await.unwrap();
+    let mut slow = pool.stream::<u64>("counts_plainly", ());
+    assert_eq!(slow.next().await.unwrap().unwrap(), 0);
+    let mut stubborn = pool.call::<()>("stubborn", "gate");
+    let handle = stubborn.cancel_handle();
+    let stubborn = spawn(stubborn);
+    eventually("it runs", || pool.stats().busy == 2).await;
+    handle.cancel();
+    assert!(matches!(stubborn.await.unwrap(), Err(Error::Cancelled { .. })));
+    eventually("it is killed", || pool.stats().restarts == 1).await;
+    let error = loop {
+        if let Err(error) = slow.next().await.unwrap() {
+            break error;
+        }
+    };
+    let Error::WorkerDied(death) = &error else { panic!("{error:?}") };
+    assert_eq!(death.ended, Ended::Collateral { handler: "stubborn".into() }, "{error}");
+    finish(pool).await;
+}
+
 #[tokio::test]
 async fn who_runs_out_of_time_sees_what_holds_up_the_loop() {
     let pool = overlapping(8).workers(1).circuit_threshold(0).start().await.unwrap();
@@ -246,7 +270,7 @@ async fn who_runs_out_of_time_sees_what_holds_up_the_loop() {
         let Error::Timeout { python_stack, .. } = &error else { panic!("{error:?}") };
         if python_stack.contains("in wait_for") && python_stack.contains("in blocks") {
             assert!(
-                python_stack.contains("the event loop is held up by blocks, here"),
+                python_stack.contains("the event loop runs blocks, here"),
                 "{python_stack}"
             );
             break;

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import snakepen
@@ -108,6 +109,11 @@ async def blocks(path: str) -> None:
     """Keeps the event loop from everything else."""
     Path(path).touch()
     time.sleep(1000)
+
+
+@snakepen.handler
+def counts_plainly() -> Iterator[int]:
+    yield from range(1_000_000)
 
 
 @snakepen.handler

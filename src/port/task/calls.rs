@@ -85,13 +85,14 @@ impl Calls {
         &mut self.cancelling
     }
 
-    /// Why those that are running end, if the grace of one beside them is over. `holder` had the event loop last.
-    pub(super) fn collateral(&self, now: Instant, holder: u64) -> Option<Ended> {
+    /// Why those that are running end, if the grace of one beside them is over. `holder` keeps the event loop from it.
+    pub(super) fn collateral(&self, now: Instant, holder: Option<u64>) -> Option<Ended> {
         let overdue = self.cancelling.iter().find(|cancelling| cancelling.is_overdue(now))?;
         if self.running.is_empty() {
             return None;
         }
-        let holder = self.handler_at_work(holder).filter(|_| holder != overdue.id());
+        let holder = holder.filter(|&holder| holder != overdue.id());
+        let holder = holder.and_then(|holder| self.handler_at_work(holder));
         Some(match holder {
             Some(handler) => Ended::LoopBlocked { handler: handler.to_owned() },
             None => Ended::Collateral { handler: overdue.handler().to_owned() },

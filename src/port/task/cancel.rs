@@ -125,9 +125,7 @@ impl PortTask {
         let Some(held) = request.ticket.held() else {
             return;
         };
-        if live.calls.all_cancelling().is_empty() && live.calls.any_running() {
-            live.port.forget_holder();
-        }
+        live.port.renew_holder();
         live.port.ask_to_cancel(held.id);
         live.early.again();
         if request.side.is_waited_for() || request.wish.batch.is_some() {
@@ -135,7 +133,7 @@ impl PortTask {
             live.port.send(FrameBuilder::bare(Kind::Cancel, held.id).into());
         }
         // On a busy machine it would come to the signal too late to tell its stack in time.
-        live.child.give_way(false);
+        live.child.hurry();
         live.child.signal_main_thread(Signal::Urg);
         let now = Instant::now();
         let kill_at = now + self.shared.config.limits.cancel_grace.max(STACK);
@@ -228,6 +226,7 @@ impl PortTask {
             return Some(Leave::Kill(ended));
         }
         if again {
+            port.renew_holder();
             child.signal_main_thread(Signal::Urg);
         }
         None
@@ -235,7 +234,7 @@ impl PortTask {
 
     /// The handler of a cancelled call has ended, one way or another; nobody waits for how.
     pub(super) fn cancelled(&self, live: &mut Live, frame: &Frame) -> Option<Leave> {
-        let Live { calls, port, desk, .. } = live;
+        let Live { calls, port, child, desk, .. } = live;
         let cancelling = calls.cancelling(frame.id)?;
         cancelling.dump_at = None;
         cancelling.context = None;
@@ -244,6 +243,9 @@ impl PortTask {
         if frame.flags & FLAG_RECYCLE != 0 {
             let held = cancelling.held;
             calls.all_cancelling().retain(|cancelling| cancelling.held != held);
+            if calls.all_cancelling().is_empty() {
+                child.give_way_again();
+            }
             self.shared.board.stopping(self.slot, self.epoch);
             self.shared.board.freed(held);
             return self.recycle(live);
@@ -263,7 +265,7 @@ impl PortTask {
         let at = all.iter().position(|it| it.fenced && token == FENCE_TOKEN | it.id())?;
         let Cancelling { held, .. } = all.swap_remove(at);
         if all.is_empty() {
-            live.child.give_way(true);
+            live.child.give_way_again();
         }
         live.port.cancelled(held.id);
         self.shared.board.freed(held);

@@ -48,6 +48,9 @@ impl PortTask {
         let busy = !live.calls.is_empty();
         let mut leave = leave;
         let mut turns = Vec::new();
+        if matches!(leave, Leave::Kill(Ended::Protocol(_))) {
+            live.port.distrust();
+        }
         // Why those that had their time are ended.
         let collateral = live.calls.collateral(Instant::now(), live.port.holder());
         let collateral = collateral.filter(|_| matches!(leave, Leave::Kill(_)));
@@ -69,7 +72,9 @@ impl PortTask {
             ended = Ended::Memory { resident, limit };
         }
         for frame in live.port.drain(self.source(live.calls.only())) {
-            self.last_frame(&mut live, &frame);
+            if !self.last_frame(&mut live, &frame) {
+                break;
+            }
         }
         let mut message = format!("worker {} (pid {}) {exit}{ended}", self.name, live.child.pid());
         let died = collateral.unwrap_or_else(|| ended.clone());
@@ -91,29 +96,34 @@ impl PortTask {
         }
     }
 
-    /// An answer that was written before the end is an answer.
-    fn last_frame(&self, live: &mut Live, frame: &Frame) {
+    /// An answer that was written before the end is an answer. Whether what comes after this may be one.
+    fn last_frame(&self, live: &mut Live, frame: &Frame) -> bool {
         match frame.kind {
             Kind::Log => self.log(frame),
             Kind::Item | Kind::Progress => {
                 let taken = self.take_beside(live, frame);
                 if let Err(error) = taken {
                     tracing::warn!(worker = self.name, %error, "in a worker's last words");
+                    return false;
                 }
             }
             Kind::Result | Kind::Error => {
                 if frame.name() == UNSTARTED {
-                    return;
+                    return true;
                 }
                 if let Some(request) = live.calls.take_answered(frame.id) {
                     match answer(&request, frame.kind, frame) {
                         Ok(answer) => request.ticket.answer(answer, WorkerState::Stopping),
-                        Err(_) => live.calls.begin(request),
+                        Err(_) => {
+                            live.calls.begin(request);
+                            return false;
+                        }
                     }
                 }
             }
             _ => {}
         }
+        true
     }
 
     /// What was sent here and not read: calls, and who is to take over.
@@ -192,7 +202,7 @@ impl PortTask {
                     Event::Frame(frame) if frame.kind == Kind::Ask => {
                         open = self.ask(live, &frame).is_none();
                     }
-                    Event::Frame(frame) => self.last_frame(live, &frame),
+                    Event::Frame(frame) => open = self.last_frame(live, &frame),
                     Event::Stack(..) => {}
                     Event::Closed | Event::Broken(_) => open = false,
                 },
