@@ -279,7 +279,8 @@ def storm(threads):
     finally:
         stop.set()
         for other in others:
-            other.join()
+            if other.ident is not None:  # it may be cancelled before they start
+                other.join()
 
 @handler
 def add(a, b):

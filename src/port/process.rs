@@ -25,6 +25,8 @@ pub(crate) struct Child {
     report: Option<Result<Exit, LauncherGone>>,
     ended: bool,
     gives_way: bool,
+    /// It gives way, but not at present.
+    hurried: bool,
 }
 
 /// The launcher that would tell of the exit has ended.
@@ -51,7 +53,9 @@ impl Child {
             reports,
             report: None,
             ended: false,
-            gives_way: false, hurried: false })
+            gives_way: false,
+            hurried: false,
+        })
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -110,17 +114,26 @@ impl Child {
         }
     }
 
-    /// It puts nobody aside when it is woken, from now on or not any more. Only for one that has said that it does so: where
-    /// it may not, asking may be the end of whoever asks.
-    pub(crate) fn give_way(&self, gives_way: bool) {
-        if self.gives_way
-            && let Err(error) = self.process.give_way(gives_way)
-        {
-            tracing::debug!(pid = self.pid(), %error, "cannot change a worker's scheduling policy");
+    /// If it gives way to others when it is woken, it does not any more.
+    pub(crate) fn hurry(&mut self) {
+        self.hurried |= self.gives_way && self.changes_policy(false);
+    }
+
+    /// It gives way as before it was hurried.
+    pub(crate) fn give_way_again(&mut self) {
+        if std::mem::take(&mut self.hurried) {
+            self.changes_policy(true);
         }
     }
 
-    /// It has said whether it does.
+    fn changes_policy(&self, gives_way: bool) -> bool {
+        self.process.give_way(gives_way).unwrap_or_else(|error| {
+            tracing::debug!(pid = self.pid(), %error, "cannot change a worker's scheduling policy");
+            false
+        })
+    }
+
+    /// It has said whether it gives way to others when it is woken.
     pub(crate) fn said_whether_it_gives_way(&mut self, gives_way: bool) {
         self.gives_way = gives_way;
     }

@@ -232,7 +232,8 @@ async fn the_one_that_blocks_the_loop_is_named_and_not_the_one_that_could_not_en
 /// It has the loop's thread, and keeps nobody from it.
 #[tokio::test]
 async fn a_generator_that_waits_for_its_consumer_is_not_blamed() {
-    let pool = overlapping(8).workers(1).cancel_grace(Duration::from_secs(1)).start().await.unwrap();
+    let pool =
+        overlapping(8).workers(1).cancel_grace(Duration::from_secs(1)).start().await.unwrap();
     let mut slow = pool.stream::<u64>("counts_plainly", ());
     assert_eq!(slow.next().await.unwrap().unwrap(), 0);
     let mut stubborn = pool.call::<()>("stubborn", "gate");
@@ -269,10 +270,7 @@ async fn who_runs_out_of_time_sees_what_holds_up_the_loop() {
         whole(&pool).await;
         let Error::Timeout { python_stack, .. } = &error else { panic!("{error:?}") };
         if python_stack.contains("in wait_for") && python_stack.contains("in blocks") {
-            assert!(
-                python_stack.contains("the event loop runs blocks, here"),
-                "{python_stack}"
-            );
+            assert!(python_stack.contains("the event loop runs blocks, here"), "{python_stack}");
             break;
         }
         assert!(round < 100, "{error}");
