@@ -33,7 +33,7 @@ class EventLoop:
 
         Tasks that a handler leaves behind go on when the next one runs.
         """
-        # Raised by the loop an error would be part of a cycle: its traceback, the loop's frame, the task, its exception.
+        # Raised by the loop an error would be part of a cycle: its traceback, the loop's frame, the task.
         # What the handler's frames have, its arguments too, would be there until a garbage collection.
         raised: list[BaseException] = []
         result: Any = None

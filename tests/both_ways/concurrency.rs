@@ -234,12 +234,12 @@ async fn the_one_that_blocks_the_loop_is_named_and_not_the_one_that_could_not_en
 async fn a_generator_that_waits_for_its_consumer_is_not_blamed() {
     let pool =
         overlapping(8).workers(1).cancel_grace(Duration::from_secs(1)).start().await.unwrap();
-    let mut slow = pool.stream::<u64>("counts_plainly", ());
-    assert_eq!(slow.next().await.unwrap().unwrap(), 0);
     let mut stubborn = pool.call::<()>("stubborn", "gate");
     let handle = stubborn.cancel_handle();
     let stubborn = spawn(stubborn);
-    eventually("it runs", || pool.stats().busy == 2).await;
+    arrived(&pool, "gate", 1).await;
+    let mut slow = pool.stream::<u64>("counts_plainly", ());
+    assert_eq!(slow.next().await.unwrap().unwrap(), 0);
     handle.cancel();
     assert!(matches!(stubborn.await.unwrap(), Err(Error::Cancelled { .. })));
     eventually("it is killed", || pool.stats().restarts == 1).await;
