@@ -188,7 +188,9 @@ pub(crate) fn collateral(error: &Error, overlaps: bool) -> Option<String> {
                 // What handlers beside it do.
                 (Ended::Itself, Exit::Code(3..=8 | 70)) => overlaps,
                 (Ended::ClosedPort | Ended::Memory { .. }, _) => overlaps,
-                (Ended::Collateral { .. }, _) if overlaps || batched => {
+                (Ended::Collateral { .. } | Ended::LoopBlocked { .. }, _)
+                    if overlaps || batched =>
+                {
                     return Some(BESIDE.to_owned());
                 }
                 _ => false,
