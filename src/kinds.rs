@@ -22,8 +22,6 @@ pub(crate) struct Told {
     batches: BTreeMap<String, (u16, u64)>,
     /// How many calls may be written ahead, of the handlers that say so.
     prefetch: BTreeMap<String, u8>,
-    /// It puts nobody aside when it is woken.
-    pub(crate) gives_way: bool,
 }
 
 /// What the workers that became ready last have said.

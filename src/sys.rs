@@ -225,32 +225,6 @@ impl Process {
         }
     }
 
-    /// Whether the main thread, when it is woken, leaves alone what is running: `SCHED_BATCH`, and not `SCHED_OTHER`. One
-    /// that has neither policy keeps its own. Whether that changed something; where this thread's system calls are filtered,
-    /// which may be the end of whoever asks, nothing does.
-    ///
-    /// A policy is set by number. That the process is there is looked at first: only one that is reaped, and its number given
-    /// out again, within the next instructions would leave this to a stranger.
-    #[allow(unsafe_code)]
-    pub(crate) fn give_way(&self, gives_way: bool) -> io::Result<bool> {
-        let (from, to) = match gives_way {
-            true => (libc::SCHED_OTHER, libc::SCHED_BATCH),
-            false => (libc::SCHED_BATCH, libc::SCHED_OTHER),
-        };
-        if proc::is_filtered() || self.send(0, 0).is_err() {
-            return Ok(false);
-        }
-        let priority: libc::c_int = 0;
-        // SAFETY: the system calls take integers, and a pointer to one, which outlives the call.
-        let answer = unsafe {
-            if libc::syscall(libc::SYS_sched_getscheduler, self.pid) != libc::c_long::from(from) {
-                return Ok(false);
-            }
-            libc::syscall(libc::SYS_sched_setscheduler, self.pid, to, &raw const priority)
-        };
-        if answer == 0 { Ok(true) } else { Err(io::Error::last_os_error()) }
-    }
-
     /// Kills the whole process group, the leader's own death included.
     ///
     /// Since Linux 6.9 the pidfd names the group itself, dead leader or not. Before, the group can only be

@@ -74,8 +74,7 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     _directory.settle()
     gc.enable()
     page.idle()
-    gives_way = config.may_give_way and _linux.give_way()
-    connection.send(_wire.READY, 0, _wire.VERSION, json=_ready(gives_way))
+    connection.send(_wire.READY, 0, _wire.VERSION, json=_ready())
     connection.ready = True  # after it: a thread that an import has started may ask at once, and READY comes first
     code: Any = None
     try:
@@ -113,7 +112,7 @@ def _named(handlers: dict[str, str]) -> str:
     return f"the handler file {handlers['file']}" if "file" in handlers else f"the module {handlers['module']!r}"
 
 
-def _ready(gives_way: bool) -> bytes:
+def _ready() -> bytes:
     handlers = _handlers.table
     told = {
         "python": sys.version.split()[0],
@@ -122,7 +121,6 @@ def _ready(gives_way: bool) -> bytes:
         "async": sorted(name for name in handlers if _handlers.is_async(handlers[name])),
         "batches": {name: [size, round(wait * 1e6)] for name, (size, wait) in _handlers.batches.items()},
         "prefetch": _handlers.prefetch,
-        "gives_way": gives_way,
     }
     return _json.dumps(told)
 

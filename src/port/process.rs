@@ -24,9 +24,6 @@ pub(crate) struct Child {
     reports: oneshot::Receiver<Exit>,
     report: Option<Result<Exit, LauncherGone>>,
     ended: bool,
-    gives_way: bool,
-    /// It gives way, but not at present.
-    hurried: bool,
 }
 
 /// The launcher that would tell of the exit has ended.
@@ -46,16 +43,7 @@ impl Child {
                 // One that cannot be watched is not kept.
                 let _ = process.kill_group();
             });
-        Ok(Self {
-            pidfd: watched?,
-            process,
-            cgroup,
-            reports,
-            report: None,
-            ended: false,
-            gives_way: false,
-            hurried: false,
-        })
+        Ok(Self { pidfd: watched?, process, cgroup, reports, report: None, ended: false })
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -112,30 +100,6 @@ impl Child {
         if let Err(error) = self.process.signal_main_thread(signal) {
             tracing::warn!(pid = self.pid(), %error, "cannot signal a worker");
         }
-    }
-
-    /// If it gives way to others when it is woken, it does not any more.
-    pub(crate) fn hurry(&mut self) {
-        self.hurried |= self.gives_way && self.changes_policy(false);
-    }
-
-    /// It gives way as before it was hurried.
-    pub(crate) fn give_way_again(&mut self) {
-        if std::mem::take(&mut self.hurried) {
-            self.changes_policy(true);
-        }
-    }
-
-    fn changes_policy(&self, gives_way: bool) -> bool {
-        self.process.give_way(gives_way).unwrap_or_else(|error| {
-            tracing::debug!(pid = self.pid(), %error, "cannot change a worker's scheduling policy");
-            false
-        })
-    }
-
-    /// It has said whether it gives way to others when it is woken.
-    pub(crate) fn said_whether_it_gives_way(&mut self, gives_way: bool) {
-        self.gives_way = gives_way;
     }
 
     pub(crate) fn kill_group(&self) {

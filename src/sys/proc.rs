@@ -38,13 +38,6 @@ pub(crate) fn is_pending(pid: i32, signal: libc::c_int) -> io::Result<bool> {
     Ok(pending.ok_or(io::ErrorKind::InvalidData)? & (1 << (signal - 1)) != 0)
 }
 
-/// Whether some system calls of this thread may be refused, or be its end; also where that can't be known.
-pub(crate) fn is_filtered() -> bool {
-    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
-    mode.is_none_or(|mode| mode.trim() != "0")
-}
-
 /// The fields of proc(5) after the name, which may hold anything but ends at the last parenthesis.
 fn parse(stat: &[u8]) -> Option<Usage> {
     let end = stat.iter().rposition(|&byte| byte == b')')?;

@@ -229,34 +229,6 @@ async fn a_shield_puts_it_off() {
     finish(pool).await;
 }
 
-/// The scheduling policy of a process's main thread.
-fn policy(pid: i32) -> libc::c_int {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    fields[38].parse().unwrap()
-}
-
-/// One that is asked to end must come to run in time to tell where it is.
-#[tokio::test]
-async fn a_worker_gives_way_to_others_but_while_it_is_asked_to_end() {
-    let builder = cancelled().workers(1).cancel_grace(LIMIT).reuse_after_cancel(true);
-    let pool = builder.start().await.unwrap();
-    let pid = pool.workers()[0].pid.unwrap();
-    // The policy of the tests themselves may be another, and then stays.
-    let before = policy(pid);
-    let (files, asked) = (Files::new(), policy(std::process::id().cast_signed()));
-    assert_eq!(before, if asked == libc::SCHED_OTHER { libc::SCHED_BATCH } else { asked });
-    let go = files.path("go");
-    let call = pool.call::<()>("shielded_until", (&go,)).timeout(Duration::from_millis(50));
-    assert!(matches!(call.await, Err(Error::Timeout { .. })));
-    assert_eq!(policy(pid), asked);
-    std::fs::write(&go, "").unwrap();
-    eventually("it is as before", || policy(pid) == before).await;
-    assert_eq!(pool.call::<i64>("echo", 7).await.unwrap(), 7);
-    assert_eq!(pool.workers()[0].pid, Some(pid));
-    finish(pool).await;
-}
-
 #[tokio::test]
 async fn the_deadline_is_visible() {
     let pool = cancelled().workers(1).start().await.unwrap();

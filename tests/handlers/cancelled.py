@@ -119,13 +119,6 @@ def shielded(started: str, half: str, done: str) -> None:
 
 
 @snakepen.handler
-def shielded_until(path: str) -> None:
-    with snakepen.shield():
-        while not os.path.exists(path):
-            time.sleep(0.001)
-
-
-@snakepen.handler
 def churn() -> None:
     """Tight loops over what an exception at the wrong moment would leave locked."""
     while True:

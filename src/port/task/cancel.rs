@@ -132,8 +132,6 @@ impl PortTask {
             // No signal ends the wait for room in a window, for an input, or for others of a batch.
             live.port.send(FrameBuilder::bare(Kind::Cancel, held.id).into());
         }
-        // On a busy machine it would come to the signal too late to tell its stack in time.
-        live.child.hurry();
         live.child.signal_main_thread(Signal::Urg);
         let now = Instant::now();
         let kill_at = now + self.shared.config.limits.cancel_grace.max(STACK);
@@ -234,7 +232,7 @@ impl PortTask {
 
     /// The handler of a cancelled call has ended, one way or another; nobody waits for how.
     pub(super) fn cancelled(&self, live: &mut Live, frame: &Frame) -> Option<Leave> {
-        let Live { calls, port, child, desk, .. } = live;
+        let Live { calls, port, desk, .. } = live;
         let cancelling = calls.cancelling(frame.id)?;
         cancelling.dump_at = None;
         cancelling.context = None;
@@ -243,9 +241,6 @@ impl PortTask {
         if frame.flags & FLAG_RECYCLE != 0 {
             let held = cancelling.held;
             calls.all_cancelling().retain(|cancelling| cancelling.held != held);
-            if calls.all_cancelling().is_empty() {
-                child.give_way_again();
-            }
             self.shared.board.stopping(self.slot, self.epoch);
             self.shared.board.freed(held);
             return self.recycle(live);
@@ -264,9 +259,6 @@ impl PortTask {
         let all = live.calls.all_cancelling();
         let at = all.iter().position(|it| it.fenced && token == FENCE_TOKEN | it.id())?;
         let Cancelling { held, .. } = all.swap_remove(at);
-        if all.is_empty() {
-            live.child.give_way_again();
-        }
         live.port.cancelled(held.id);
         self.shared.board.freed(held);
         Some(held.id)

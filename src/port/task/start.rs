@@ -10,7 +10,6 @@ use super::limits::Meter;
 use super::{CLOSED_GRACE, Command, Live, PortTask, REPORT, source, unexpected};
 use crate::actors::launcher::{LauncherMsg, SpawnOrder};
 use crate::error::{Exit, PythonException, StartError};
-use crate::kinds::Told;
 use crate::port::desk::Desk;
 use crate::port::quiet::Quiet;
 use crate::port::{Event, Port};
@@ -121,8 +120,7 @@ impl PortTask {
             };
             match event {
                 Event::Frame(frame) => {
-                    if let Some(told) = self.starting_frame(&frame)? {
-                        live.child.said_whether_it_gives_way(told.gives_way);
+                    if self.starting_frame(&frame)? {
                         return Ok(());
                     }
                 }
@@ -133,15 +131,15 @@ impl PortTask {
         }
     }
 
-    /// What a worker says that is ready.
-    fn starting_frame(&self, frame: &Frame) -> Result<Option<Told>, StartError> {
+    /// Whether the frame says that the worker is ready.
+    fn starting_frame(&self, frame: &Frame) -> Result<bool, StartError> {
         match frame.kind {
             Kind::Ready if frame.arg == wire::VERSION => {
-                let told: Told = serde_json::from_slice(&frame.json).map_err(|error| {
+                let told = serde_json::from_slice(&frame.json).map_err(|error| {
                     self.broke_protocol(&ProtocolError::Unexpected(error.to_string()))
                 })?;
                 self.shared.kinds.learn(&told);
-                Ok(Some(told))
+                Ok(true)
             }
             Kind::Ready => Err(self.broke_protocol(&ProtocolError::Version {
                 found: frame.arg,
@@ -157,7 +155,7 @@ impl PortTask {
             }),
             Kind::Log => {
                 self.log(frame);
-                Ok(None)
+                Ok(false)
             }
             kind => Err(self.broke_protocol(&unexpected(kind, frame.id))),
         }
