@@ -86,12 +86,11 @@ class Server:
 
     def _starts(self, call: Frame) -> bool:
         """Whether a call is to be started that may have been written ahead."""
-        if self._spoilt:
-            return False  # Rust gives it to another worker
         page = self._page
-        page.start(call.id)
-        if not page.is_withdrawn(call.id) and not 0 < call.arg <= monotonic_ns():
-            return True
+        if not self._spoilt:  # after it Rust gives what it knows to be written ahead to others
+            page.start(call.id)
+            if not page.is_withdrawn(call.id) and not 0 < call.arg <= monotonic_ns():
+                return True
         self._connection.send(_wire.ERROR, call.id, 0, b"unstarted", b"{}")
         page.idle()
         return False

@@ -148,6 +148,16 @@ def test_memory_error_asks_for_a_replacement(worker: Worker) -> None:
     assert (answer.json["type"], answer.flags) == ("MemoryError", _wire.RECYCLE)
 
 
+def test_after_memory_error_what_was_written_ahead_is_not_started(worker: Worker) -> None:
+    port = worker("import snakepen\n@snakepen.handler(prefetch=2)\ndef f(): raise MemoryError")
+    spoils, ahead = port.start_call("f"), port.start_call("f")
+    answer = port.receive()
+    assert (answer.id, answer.flags) == (spoils, _wire.RECYCLE)
+    answer = port.receive()
+    assert (answer.kind, answer.id, answer.name) == (_wire.ERROR, ahead, "unstarted")
+    assert port.page[STARTED] == spoils
+
+
 def test_results_that_cant_be_json(worker: Worker) -> None:
     port = worker(f"@handler\ndef f(): return {{'a': [0, {{1}}]}}\n{BASIC}")
     answer = port.call("f")

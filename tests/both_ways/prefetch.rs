@@ -229,6 +229,36 @@ async fn none_is_lost_with_a_worker_that_is_spoilt() {
     assert!(matches!(error, Error::Python { .. }), "{error:?}");
 }
 
+/// One that was taken back may be with the same worker again when Python comes to it the first time. It is given to that
+/// once, also beside another that spoils the worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn none_is_lost_that_comes_back_to_its_worker() {
+    let pool = short().workers(1).circuit_threshold(0).start().await.unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let log = files.path().join("log");
+    for round in 0..20 {
+        // Long enough for what is behind it to be taken back.
+        let slow = spawn(pool.call::<i32>("note", (&log, "slow", 0.02)));
+        eventually("it runs", || pool.stats().busy == 1).await;
+        let names = [0, 1].map(|number| format!("{round}.{number}"));
+        let first = spawn(pool.call::<i32>("note", (&log, &names[0])));
+        let spoils = spawn(pool.call::<()>("spoil", ()));
+        let last = spawn(pool.call::<i32>("note", (&log, &names[1])));
+        within(LIMIT / 4, "the slow one", slow).await.unwrap().unwrap();
+        let error = within(LIMIT / 4, "the one that spoils it", spoils).await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Python { .. }), "{error:?}");
+        for call in [first, last] {
+            within(LIMIT / 4, "those beside it", call).await.unwrap().unwrap();
+        }
+        let ran = lines(&log);
+        for name in &names {
+            assert_eq!(ran.iter().filter(|line| *line == name).count(), 1, "{name}");
+        }
+    }
+    whole(&pool).await;
+    finish(pool).await;
+}
+
 #[tokio::test]
 async fn behind_one_that_is_cancelled_they_go_on() {
     for reuse in [false, true] {

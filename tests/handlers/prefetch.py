@@ -45,6 +45,11 @@ def exhaust(started: str, gate: str) -> None:
 
 
 @snakepen.handler(prefetch=8)
+def spoil() -> None:
+    raise MemoryError
+
+
+@snakepen.handler(prefetch=8)
 def leave(started: str, gate: str) -> None:
     hold(started, gate)
     sys.exit(3)

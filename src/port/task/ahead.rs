@@ -92,12 +92,14 @@ impl PortTask {
         request.ticket.unassign(WorkerState::Idle);
         if request.ticket.deadline <= now {
             request.time_out(now, WorkerState::Idle);
-        } else {
-            // It was to be taken back when it had begun, or has come back since.
-            request.wish.ahead = 0;
-            self.shared.withdraw(request);
+            self.begin_next(live, now);
+            return self.go_on(live, id, now);
         }
+        // It was to be taken back when it had begun, or has come back since. The dispatcher sends what is next, which may be
+        // this one: it must not be told once more that this one has ended.
+        request.wish.ahead = 0;
+        self.shared.withdraw(request);
         self.begin_next(live, now);
-        self.go_on(live, id, now)
+        self.leave_if_empty(live)
     }
 }

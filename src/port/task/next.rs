@@ -102,23 +102,28 @@ impl PortTask {
     }
 
     pub(super) fn go_on(&self, live: &mut Live, id: u64, now: Instant) -> Option<Leave> {
-        if live.calls.is_empty() {
-            if live.retiring {
-                return Some(Leave::Exit { grace: TERM_GRACE });
-            }
-            if live.draining {
-                return Some(Leave::Recycle);
-            }
-            if let Some(successor) = live.successor.take().filter(Successor::is_there) {
-                return Some(Leave::Replaced(successor));
-            }
-        }
-        if live.draining {
-            return None;
-        }
-        if let Some(next) = self.next(id, now) {
+        let leave = self.leave_if_empty(live);
+        if leave.is_none()
+            && !live.draining
+            && let Some(next) = self.next(id, now)
+        {
             self.begin(live, next, now);
         }
-        None
+        leave
+    }
+
+    /// A call has ended: was it the last that this port waited for?
+    pub(super) fn leave_if_empty(&self, live: &mut Live) -> Option<Leave> {
+        if !live.calls.is_empty() {
+            return None;
+        }
+        if live.retiring {
+            return Some(Leave::Exit { grace: TERM_GRACE });
+        }
+        if live.draining {
+            return Some(Leave::Recycle);
+        }
+        let successor = live.successor.take().filter(Successor::is_there)?;
+        Some(Leave::Replaced(successor))
     }
 }
