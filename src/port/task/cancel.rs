@@ -17,8 +17,11 @@ use crate::sys::Signal;
 use crate::turns::Turn;
 use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind};
 
-/// A caller waits at most so long for the Python stack.
+/// A caller waits at most so long for the Python stack,
 const STACK: Duration = Duration::from_millis(5);
+
+/// or so long while the worker has not run since it was asked: the machine is busy, and the stack still to come.
+const STACK_BUSY: Duration = Duration::from_millis(25);
 
 /// A worker that has seen the signal and not written its stack by then is in C code, and faulthandler writes it. Not at
 /// once: while the interpreter runs, reading its frames from a signal handler can crash it (python/cpython#116008).
@@ -51,6 +54,7 @@ pub(super) struct Cancelling {
     /// Its caller still waits, for the Python stack.
     caller: Option<Box<Request>>,
     answer_at: Instant,
+    answer_by: Instant,
     dump_at: Option<Instant>,
     again_at: Instant,
     kill_at: Instant,
@@ -144,6 +148,7 @@ impl PortTask {
             turn: request.turn.take(),
             caller: Some(request),
             answer_at: now + STACK,
+            answer_by: now + STACK_BUSY,
             dump_at: Some(now + DUMP),
             again_at: now + AGAIN,
             kill_at,
@@ -202,7 +207,12 @@ impl PortTask {
                 }
             }
             if cancelling.answer_at <= now && cancelling.caller.is_some() {
-                cancelling.answer(port.take_dump());
+                let may_wait = now < cancelling.answer_by;
+                if may_wait && *awaits.get_or_insert_with(|| child.awaits(Signal::Urg)) {
+                    cancelling.answer_at = cancelling.answer_by.min(now + LATER);
+                } else {
+                    cancelling.answer(port.take_dump());
+                }
             }
             if cancelling.kill_at <= now {
                 overdue = Some((cancelling.why.ended(), cancelling.handler.clone()));
