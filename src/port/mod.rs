@@ -101,6 +101,8 @@ pub(crate) struct Port {
     stderr: Lines,
     dump: Dump,
     status: StatusPage,
+    /// Frames were read since output was looked for last.
+    unheard: bool,
     /// Python has broken the protocol: what it says after that is not listened to.
     broken: bool,
 }
@@ -126,6 +128,7 @@ impl Port {
             stderr: Lines::new(Stream::Stderr, our_stderr)?,
             dump: Dump::new(our_dump)?,
             status: page,
+            unheard: false,
             broken: false,
         };
         Ok((port, RemoteEnds { socket, stdout, stderr, dump, status, lane }))
@@ -185,8 +188,12 @@ impl Port {
     }
 
     /// The answer of a request has come: passes on what the request wrote, finished line or not. Not as the runtime tells of
-    /// it: that may do so after it has told of the answer.
+    /// it: that may do so after it has told of the answer. Once for all answers that were read together: what those requests
+    /// wrote was there before.
     fn end_of_request(&mut self, source: Source<'_>) {
+        if !std::mem::take(&mut self.unheard) {
+            return;
+        }
         self.stdout.end_of_request(source);
         self.stderr.end_of_request(source);
     }
@@ -216,7 +223,7 @@ impl Port {
             }
             let read = poll_read_buf(Pin::new(&mut self.socket), cx, self.decoder.buffer());
             match std::task::ready!(read) {
-                Ok(1..) => {}
+                Ok(1..) => self.unheard = true,
                 Ok(0) | Err(_) => return Poll::Ready(self.at_end()),
             }
         }
@@ -255,7 +262,10 @@ impl Port {
         let mut chunk = [0; 4 << 10];
         while self.outgoing.is_empty() && !stop() && Instant::now() < end {
             match sys::receive_now(&self.socket, &mut chunk) {
-                Ok(count) => return self.decoder.buffer().extend_from_slice(&chunk[..count]),
+                Ok(count) => {
+                    self.unheard = true;
+                    return self.decoder.buffer().extend_from_slice(&chunk[..count]);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
                 // Who polls for frames finds it.
                 Err(_) => return,
