@@ -74,6 +74,8 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     _directory.settle()
     gc.enable()
     page.idle()
+    if config.may_give_way:
+        _linux.give_way()
     connection.send(_wire.READY, 0, _wire.VERSION, json=_ready())
     connection.ready = True  # after it: a thread that an import has started may ask at once, and READY comes first
     code: Any = None

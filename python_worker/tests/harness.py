@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,14 @@ class Launcher:
         environment: dict[str, str] | None = None,
         cwd: Path | None = None,
         inherits: bool = False,
+        before: Callable[[], object] | None = None,
     ) -> None:
+        def begin() -> None:
+            os.setpgid(0, 0)
+            _ignore_signals()
+            if before is not None:
+                before()
+
         self.control, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(PATIENCE)
         self.process = subprocess.Popen(
@@ -240,7 +248,7 @@ class Launcher:
             env={**os.environ, **(environment or {})},
             cwd=cwd,
             close_fds=not inherits,
-            preexec_fn=_begin,
+            preexec_fn=begin,
         )
         far.close()
         self.ports: list[Port] = []
@@ -314,8 +322,7 @@ def _is_sound(text: str) -> bool:
     return not any(0xD800 <= ord(character) < 0xE000 for character in text)
 
 
-def _begin() -> None:
-    os.setpgid(0, 0)
+def _ignore_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 

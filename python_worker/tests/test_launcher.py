@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from harness import BOOTSTRAP, PACKAGE, Launcher, Port, alive, config, descriptors, until, wait_gone
+from sandbox import SCHED_SETSCHEDULER, SECCOMP_ALLOW, SECCOMP_KILL, SECCOMP_REFUSE, sandbox
 
 
 def test_ready_says_what_it_is(launcher: Launcher) -> None:
@@ -108,6 +110,44 @@ def test_a_spawn_that_fails_leaves_it_alive(launcher: Launcher) -> None:
     assert launcher.hear()["op"] == "pong"
     assert len(os.listdir(f"/proc/{launcher.process.pid}/fd")) == before
     launcher.worker().ping(1)
+
+
+def _policies_can_be_chosen() -> bool:
+    try:
+        os.sched_setscheduler(0, os.sched_getscheduler(0), os.sched_getparam(0))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _policies_can_be_chosen(), reason="this C library can't choose a policy")
+@pytest.mark.parametrize(
+    ("of_the_host", "of_the_worker"),
+    [("SCHED_OTHER", "SCHED_BATCH"), ("SCHED_BATCH", "SCHED_BATCH"), ("SCHED_IDLE", "SCHED_IDLE")],
+)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_workers_give_way_to_a_host_of_the_default_policy(of_the_host: str, of_the_worker: str, fresh: bool) -> None:
+    launcher = Launcher(before=lambda: os.sched_setscheduler(0, getattr(os, of_the_host), os.sched_param(0)))
+    try:
+        launcher.configure(fresh=fresh)
+        worker = launcher.worker()
+        assert os.sched_getscheduler(worker.pid) == getattr(os, of_the_worker)
+        assert os.sched_getscheduler(launcher.process.pid) == getattr(os, of_the_host)
+    finally:
+        launcher.close()
+
+
+@pytest.mark.skipif(platform.machine() not in SCHED_SETSCHEDULER, reason="the call's number isn't known here")
+@pytest.mark.parametrize("verdict", [SECCOMP_KILL, SECCOMP_REFUSE, SECCOMP_ALLOW])
+def test_in_a_sandbox_no_policy_is_asked_for(verdict: int) -> None:
+    launcher = Launcher(before=lambda: sandbox(SCHED_SETSCHEDULER[platform.machine()], verdict))
+    try:
+        assert launcher.configure()["op"] == "ready"
+        worker = launcher.worker()
+        assert os.sched_getscheduler(worker.pid) == os.SCHED_OTHER
+        worker.leave()
+    finally:
+        launcher.close()
 
 
 def test_ends_are_reported_with_their_cause(launcher: Launcher) -> None:
