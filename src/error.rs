@@ -153,8 +153,8 @@ pub enum Error {
         /// The time that the call had; or each item, for [`Stage::Item`].
         timeout: Duration,
         /// Where Python was, as faulthandler writes it, innermost frame first. Empty for a call in the queue, and where
-        /// it could not be had within 5 ms, or within 25 ms by a worker that gets no time meanwhile: user code blocks all
-        /// signals, or the machine is busy.
+        /// it could not be had within 5 ms, or 25 ms while a signal waits for the worker: user code blocks all signals, or
+        /// the machine is busy.
         python_stack: String,
     },
 

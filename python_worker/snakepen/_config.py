@@ -22,7 +22,6 @@ class Config:
         "handlers",
         "log_level",
         "max_frame",
-        "may_give_way",
         "paths",
         "pool",
         "prefetch",
@@ -49,7 +48,6 @@ class Config:
         self.shared_memory: int | None = raw.get("shared_memory")
         self.switch_interval: float | None = raw.get("switch_interval")
         self.reuse_after_cancel: bool = raw.get("reuse_after_cancel", False)
-        self.may_give_way: bool = raw["may_give_way"]
         cgroup = raw.get("cgroup")
         self.cgroups = Cgroups(cgroup) if cgroup else None
 

@@ -43,7 +43,7 @@ def _start() -> Launcher:
     # What the host has leaked into this process isn't ours to pass on.
     _fork.close_all_but({0, 1, 2, control.fileno()})
     gc.disable()
-    return Launcher(control, _linux.may_give_way())
+    return Launcher(control)
 
 
 def _take_stdin() -> int:
@@ -58,9 +58,8 @@ def _take_stdin() -> int:
 
 
 class Launcher:
-    def __init__(self, control: Control, may_give_way: bool) -> None:
+    def __init__(self, control: Control) -> None:
         self._control = control
-        self._may_give_way = may_give_way
         self._pid = os.getpid()
         self._workers: set[int] = set()
         self._config: Config
@@ -102,7 +101,7 @@ class Launcher:
         if message.get("op") != "configure" or message.get("version") != VERSION:
             raise BadMessage(f"expected configure of version {VERSION}, got {message!r:.200}")
         try:
-            config = self._config = Config({**message["config"], "may_give_way": self._may_give_way})
+            config = self._config = Config(message["config"])
             self._cgroups = config.cgroups
         except (KeyError, TypeError) as error:
             self._fail("configure", None, error)

@@ -34,17 +34,14 @@ def pidfd_open(pid: int) -> int:
     return fd
 
 
-def may_give_way() -> bool:
-    """Whether `give_way` is safe to call. Some sandboxes kill who asks for a policy."""
-    return _prctl(_PR_GET_SECCOMP, 0) == 0
-
-
 def give_way() -> None:
     """This thread, and what it starts from here on, puts nobody aside when it is woken.
 
     A host that has given one worker a request goes on to the next answer, and isn't put aside for that worker at once.
     The share of the processors is what it was. A policy other than the default stays.
     """
+    if _prctl(_PR_GET_SECCOMP, 0) != 0:  # some sandboxes kill who asks for a policy
+        return
     try:
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -41,6 +41,7 @@ def run(birth: Birth, *, fresh: bool = False) -> NoReturn:
 def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     config = birth.config
     descriptors = birth.descriptors
+    _linux.give_way()  # before any code of the user's, which may shut itself into a sandbox
     faulthandler.enable(descriptors.dump)
     page = StatusPage(descriptors.status)
     os.close(descriptors.status)
@@ -74,8 +75,6 @@ def _run(birth: Birth, connection: Connection, fresh: bool) -> NoReturn:
     _directory.settle()
     gc.enable()
     page.idle()
-    if config.may_give_way:
-        _linux.give_way()
     connection.send(_wire.READY, 0, _wire.VERSION, json=_ready())
     connection.ready = True  # after it: a thread that an import has started may ask at once, and READY comes first
     code: Any = None

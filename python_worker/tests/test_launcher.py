@@ -138,6 +138,26 @@ def test_workers_give_way_to_a_host_of_the_default_policy(of_the_host: str, of_t
 
 
 @pytest.mark.skipif(platform.machine() not in SCHED_SETSCHEDULER, reason="the call's number isn't known here")
+@pytest.mark.parametrize("preloaded", [False, True])
+def test_user_code_may_shut_itself_into_a_sandbox(tmp_path: Path, preloaded: bool) -> None:
+    (tmp_path / "shut.py").write_text(
+        f"import sys; sys.path.append({str(Path(__file__).parent)!r})\n"
+        "import platform, sandbox\n"
+        "sandbox.sandbox(sandbox.SCHED_SETSCHEDULER[platform.machine()], sandbox.SECCOMP_KILL)\n"
+    )
+    handlers = tmp_path / "handlers_of_it.py"
+    handlers.write_text("import shut, snakepen\n@snakepen.handler\ndef one(): return 1\n")
+    launcher = Launcher()
+    try:
+        launcher.configure(
+            handlers={"file": str(handlers)}, paths=[str(tmp_path)], preload=["shut"] if preloaded else []
+        )
+        assert launcher.worker().call("one") == 1
+    finally:
+        launcher.close()
+
+
+@pytest.mark.skipif(platform.machine() not in SCHED_SETSCHEDULER, reason="the call's number isn't known here")
 @pytest.mark.parametrize("verdict", [SECCOMP_KILL, SECCOMP_REFUSE, SECCOMP_ALLOW])
 def test_in_a_sandbox_no_policy_is_asked_for(verdict: int) -> None:
     launcher = Launcher(before=lambda: sandbox(SCHED_SETSCHEDULER[platform.machine()], verdict))

@@ -375,9 +375,7 @@ impl PortTask {
 
     fn frame(&self, live: &mut Live, frame: Frame) -> Option<Leave> {
         match frame.kind {
-            Kind::Error if frame.name() == UNSTARTED && !live.calls.is_cancelling(frame.id) => {
-                self.unstarted(live, frame.id)
-            }
+            Kind::Error if frame.name() == UNSTARTED => self.unstarted(live, &frame),
             Kind::Result | Kind::Error => {
                 if let Some(request) = live.calls.take_answered(frame.id) {
                     self.finish(live, request, &frame)

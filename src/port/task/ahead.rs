@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Leave, Live, PortTask};
 use crate::request::{Request, Why};
 use crate::stats::WorkerState;
+use crate::wire::Frame;
 
 /// What was written ahead behind a call that takes longer is taken back. Calls that are worth it take a hundredth of that.
 const PATIENCE: Duration = Duration::from_millis(5);
@@ -80,11 +81,31 @@ impl PortTask {
         self.shared.resubmit(request);
     }
 
-    /// Python has not started a call, because its time is over or because it was taken back.
-    pub(super) fn unstarted(&self, live: &mut Live, id: u64) -> Option<Leave> {
+    /// Likewise, in the last words of a worker.
+    pub(super) fn passed_at_last(&self, live: &mut Live, id: u64) {
         if live.calls.ahead.passed(id) {
-            live.port.passed(id);
+            return;
+        }
+        let running = live.calls.take_running(id);
+        if let Some(request) = running.or_else(|| live.calls.ahead.take(id)) {
+            self.give_back_queued(request);
+        }
+    }
+
+    /// Python has not started a call, because its time is over or because it was taken back.
+    pub(super) fn unstarted(&self, live: &mut Live, frame: &Frame) -> Option<Leave> {
+        let id = frame.id;
+        let given_up = live.calls.is_cancelling(id);
+        if live.calls.ahead.passed(id) {
+            // One that has come back since, and was given up, is to be passed over as well.
+            if !given_up {
+                live.port.passed(id);
+            }
             return None;
+        }
+        if given_up {
+            live.port.passed(id);
+            return self.cancelled(live, frame);
         }
         let running = live.calls.take_running(id);
         let mut request = running.or_else(|| live.calls.ahead.take(id))?;

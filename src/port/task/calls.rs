@@ -109,11 +109,6 @@ impl Calls {
         cancelling.find(|cancelling| cancelling.id() == id).map(Cancelling::handler)
     }
 
-    /// Whether a caller waits.
-    pub(super) fn any_running(&self) -> bool {
-        !self.running.is_empty()
-    }
-
     /// Those whose callers wait.
     pub(super) fn running_ids(&self) -> Vec<u64> {
         self.running.iter().map(|request| request.ticket.id).collect()

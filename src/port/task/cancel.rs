@@ -20,7 +20,7 @@ use crate::wire::{FLAG_RECYCLE, Frame, FrameBuilder, Kind};
 /// A caller waits at most so long for the Python stack,
 const STACK: Duration = Duration::from_millis(5);
 
-/// or so long while the worker has not run since it was asked: the machine is busy, and the stack still to come.
+/// or so long while the signal waits for the worker to run: the machine is busy, and the stack still to come.
 const STACK_BUSY: Duration = Duration::from_millis(25);
 
 /// A worker that has seen the signal and not written its stack by then is in C code, and faulthandler writes it. Not at
@@ -183,7 +183,7 @@ impl PortTask {
     pub(super) fn climb(&self, live: &mut Live, now: Instant) -> Option<Leave> {
         let Live { calls, port, child, .. } = live;
         let grace = self.shared.config.limits.cancel_grace;
-        let (batches, others) = (calls.running_batches(), calls.any_running());
+        let (batches, others) = (calls.running_batches(), !calls.is_idle());
         // Of the process, and so looked at and done once, however many are being ended.
         let (mut awaits, mut dumped, mut again) = (None, false, false);
         let mut overdue = None;
@@ -192,7 +192,7 @@ impl PortTask {
             if cancelling.batch.is_some_and(|batch| batches.contains(&batch)) {
                 cancelling.kill_at = now + grace.max(2 * AGAIN);
             }
-            // Its handler has ended, and what still keeps the worker from its ping is another's, whose caller waits.
+            // Its handler has ended, and what still keeps the worker from its ping is another's, which has a time of its own.
             if cancelling.fenced && others {
                 cancelling.kill_at = now + FENCE;
             }
@@ -200,10 +200,14 @@ impl PortTask {
                 if *awaits.get_or_insert_with(|| child.awaits(Signal::Urg)) {
                     // It has not run since.
                     cancelling.dump_at = Some(now + LATER);
-                } else if !std::mem::replace(&mut dumped, true) {
-                    // The first again, before it: what faulthandler's signal interrupts must not go on.
-                    child.signal_main_thread(Signal::Urg);
-                    child.signal_main_thread(Signal::Winch);
+                } else {
+                    // Also if this looks later than it was to.
+                    cancelling.answer_at = cancelling.answer_at.max(now + (STACK - DUMP));
+                    if !std::mem::replace(&mut dumped, true) {
+                        // The first again, before it: what faulthandler's signal interrupts must not go on.
+                        child.signal_main_thread(Signal::Urg);
+                        child.signal_main_thread(Signal::Winch);
+                    }
                 }
             }
             if cancelling.answer_at <= now && cancelling.caller.is_some() {

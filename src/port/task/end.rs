@@ -109,6 +109,7 @@ impl PortTask {
             }
             Kind::Result | Kind::Error => {
                 if frame.name() == UNSTARTED {
+                    self.passed_at_last(live, frame.id);
                     return true;
                 }
                 if let Some(request) = live.calls.take_answered(frame.id) {

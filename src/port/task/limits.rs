@@ -44,6 +44,11 @@ impl Meter {
         }
     }
 
+    /// No call is running.
+    pub(super) fn rest(&mut self) {
+        self.look_at = None;
+    }
+
     /// When there is something to look at.
     pub(super) fn due(&self) -> Option<Instant> {
         let old_at = self.old_at.filter(|_| !self.asked);
@@ -67,9 +72,6 @@ impl PortTask {
     pub(super) fn meter_end(&self, live: &mut Live) {
         let limits = &self.shared.config.worker_limits;
         let meter = &mut live.meter;
-        if live.calls.is_empty() {
-            meter.look_at = None;
-        }
         if meter.asked {
             return;
         }

@@ -117,6 +117,7 @@ impl PortTask {
         if !live.calls.is_empty() {
             return None;
         }
+        live.meter.rest();
         if live.retiring {
             return Some(Leave::Exit { grace: TERM_GRACE });
         }
