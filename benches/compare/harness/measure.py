@@ -16,6 +16,14 @@ RESTART_PATIENCE = 20.0
 """A pool whose worker was killed while it held a lock of the pool's never comes back."""
 
 
+def _order(systems: list[str], number: int) -> list[str]:
+    """That of a round. Forwards and backwards, so that each has each neighbour before it and after it, and from another
+    one each time, so that none has two turns in a row: its caches would be warm in the second."""
+    at = number % max(len(systems), 1)
+    turned = systems[at:] + systems[:at]
+    return turned if number % 2 == 0 else turned[::-1]
+
+
 class Run:
     """One run of the comparison."""
 
@@ -79,8 +87,7 @@ class Run:
             say(f"{job.name}: {workers} workers, {callers} callers")
             found: dict[str, list[dict[str, Any]]] = {system: [] for system in ready}
             for number in range(self.rounds):
-                # Forwards and backwards: each has each neighbour before it and after it.
-                for system in list(ready) if number % 2 == 0 else list(reversed(ready)):
+                for system in _order(ready, number):
                     try:
                         found[system].append(self._round(system, job.name, callers, self.seconds * job.seconds))
                     except Failed as error:
