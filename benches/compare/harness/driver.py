@@ -94,17 +94,19 @@ class Driver:
             total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
         return total / 1024
 
-    def switches(self) -> int:
-        """How often all their threads have gone to sleep."""
-        total = 0
+    def switches(self) -> dict[Path, int]:
+        """How often each of their threads has gone to sleep."""
+        found: dict[Path, int] = {}
         for pid in self.processes():
             for status in Path(f"/proc/{pid}/task").glob("*/status"):
                 try:
                     text = status.read_text()
                 except OSError:
                     continue
-                total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("voluntary_ctxt"))
-        return total
+                found[status] = sum(
+                    int(line.split()[1]) for line in text.splitlines() if line.startswith("voluntary_ctxt")
+                )
+        return found
 
     def end(self) -> None:
         """Ends all of it, whatever state it is in."""
