@@ -275,6 +275,9 @@ impl Builder {
     /// time before. If the call before it takes longer than 5 ms it is taken back, and is the next that a free worker runs; if
     /// the worker dies before it has started it, another one gets it.
     ///
+    /// What handlers print while calls are written ahead is told with the request 0, and a line that one leaves unfinished may
+    /// be joined to the next one's; log records name their request.
+    ///
     /// Never written ahead are calls of handlers with `batch`, streams, calls with inputs or a watch on their progress, and
     /// calls that a handler waits for. Goes with a [`concurrency`](Builder::concurrency) of 1.
     pub fn prefetch(mut self, calls: u8) -> Self {

@@ -259,6 +259,43 @@ async fn none_is_lost_that_comes_back_to_its_worker() {
     finish(pool).await;
 }
 
+/// What is taken back keeps a place until the worker comes to it, and there are only so many.
+#[tokio::test]
+async fn any_number_may_be_given_up_behind_a_slow_one() {
+    let pool = short().workers(1).cancel_grace(Duration::from_millis(50)).circuit_threshold(0);
+    let pool = pool.start().await.unwrap();
+    let held = Held::new(&pool, "hold").await;
+    for number in 0..600 {
+        let call = pool.call::<i32>("note", (held.log(), number.to_string()));
+        let error = call.timeout(Duration::from_millis(1)).await.unwrap_err();
+        assert!(matches!(error, Error::Timeout { stage: Stage::Queue, .. }), "{number}: {error:?}");
+        assert!(!error.may_have_run(), "{number}");
+    }
+    held.release();
+    let log = held.log();
+    within(LIMIT, "the slow one", held.call).await.unwrap().unwrap();
+    assert_eq!(lines(&log), [""; 0]);
+    let stats = pool.stats();
+    assert_eq!((stats.completed, stats.restarts, stats.queued), (1, 0, 0));
+    finish(pool).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_number_may_be_taken_back_from_behind_a_slow_one() {
+    let pool = short().workers(2).start().await.unwrap();
+    let held = Held::new(&pool, "hold").await;
+    for _ in 0..120 {
+        // More than the other worker ends within the time that they are left with the slow one.
+        let calls = (0..6).map(|_| spawn(pool.call::<i32>("note", (held.log(), "x", 0.006))));
+        for call in calls.collect::<Vec<_>>() {
+            within(LIMIT / 4, "one beside it", call).await.unwrap().unwrap();
+        }
+    }
+    held.release();
+    within(LIMIT, "the slow one", held.call).await.unwrap().unwrap();
+    finish(pool).await;
+}
+
 #[tokio::test]
 async fn behind_one_that_is_cancelled_they_go_on() {
     for reuse in [false, true] {

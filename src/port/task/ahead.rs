@@ -8,12 +8,26 @@ use std::time::{Duration, Instant};
 use super::{Leave, Live, PortTask};
 use crate::request::{Request, Why};
 use crate::stats::WorkerState;
+use crate::sys::StatusPage;
 use crate::wire::Frame;
 
 /// What was written ahead behind a call that takes longer is taken back. Calls that are worth it take a hundredth of that.
 const PATIENCE: Duration = Duration::from_millis(5);
 
+/// Behind so many, taken back or not, nothing is written ahead: each takes a place on the status page until Python, which may
+/// be at one call for long, comes to it.
+const CROWD: usize = StatusPage::CALLS / 2;
+
+/// Nor where some were taken back and so many bytes are still to be written: they go to nobody.
+const CROWD_BYTES: usize = 1 << 20;
+
 impl PortTask {
+    /// Whether what was taken back has to be passed over before anything else is written ahead.
+    pub(super) fn is_crowded(live: &Live) -> bool {
+        let (withdrawn, all) = live.calls.ahead.counts();
+        all >= CROWD || (withdrawn > 0 && live.port.unsent() > CROWD_BYTES)
+    }
+
     /// Another call is on its way to Python, which is at work.
     pub(super) fn push_ahead(&self, live: &mut Live, request: Box<Request>, now: Instant) {
         live.calls.ahead.push(request, now + PATIENCE);

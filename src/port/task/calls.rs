@@ -85,6 +85,11 @@ impl Calls {
         &mut self.cancelling
     }
 
+    /// Whether the grace of one that is being ended is over.
+    pub(super) fn is_any_overdue(&self, now: Instant) -> bool {
+        self.cancelling.iter().any(|cancelling| cancelling.is_overdue(now))
+    }
+
     /// Why those that are running end, if the grace of one beside them is over. `holder` keeps the event loop from it.
     pub(super) fn collateral(&self, now: Instant, holder: Option<u64>) -> Option<Ended> {
         let overdue = self.cancelling.iter().find(|cancelling| cancelling.is_overdue(now))?;

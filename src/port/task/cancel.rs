@@ -187,6 +187,9 @@ impl PortTask {
         // Of the process, and so looked at and done once, however many are being ended.
         let (mut awaits, mut dumped, mut again) = (None, false, false);
         let mut overdue = None;
+        // One that comes after them has begun: they have ended, and their answers are there to be read.
+        let is_over = calls.is_any_overdue(now)
+            && port.started().is_some_and(|started| calls.ahead.is_any_of(&started));
         for cancelling in calls.all_cancelling() {
             // The handler is at work for other callers, too: it is not interrupted, and has its time.
             if cancelling.batch.is_some_and(|batch| batches.contains(&batch)) {
@@ -218,7 +221,10 @@ impl PortTask {
                     cancelling.answer(port.take_dump());
                 }
             }
-            if cancelling.kill_at <= now {
+            if is_over && cancelling.is_overdue(now) {
+                cancelling.kill_at = now + FENCE;
+            }
+            if cancelling.is_overdue(now) {
                 overdue = Some((cancelling.why.ended(), cancelling.handler.clone()));
                 break;
             }

@@ -40,11 +40,21 @@ impl Line {
         self.waiting == 0
     }
 
+    /// Whether one that waits is among these.
+    pub(super) fn is_any_of(&self, ids: &[u64]) -> bool {
+        self.waiting().any(|request| ids.contains(&request.ticket.id))
+    }
+
     pub(super) fn waiting(&self) -> impl Iterator<Item = &Request> {
         self.entries.iter().filter_map(|entry| match entry {
             Entry::Waits(request) => Some(&**request),
             Entry::Withdrawn(_) => None,
         })
+    }
+
+    /// So many are still to be passed over, and so many are there in all.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.entries.len() - self.waiting, self.entries.len())
     }
 
     /// When those that wait are to be taken back.

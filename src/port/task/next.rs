@@ -28,6 +28,12 @@ impl PortTask {
                 next = self.next(id, now);
             } else {
                 if request.ticket.is_ahead() && !live.calls.is_idle() {
+                    if Self::is_crowded(live) {
+                        request.ticket.unassign(WorkerState::Busy);
+                        request.wish.ahead = 0;
+                        self.shared.withdraw(request);
+                        return;
+                    }
                     live.port.push(request.frame());
                     self.push_ahead(live, request, now);
                     return;
